@@ -1,0 +1,63 @@
+# Thin: every target is one idea. `make book` and `make test` are all that a reader needs.
+# The environment is made once from pyproject.toml and constraints.txt; remove .venv to make it afresh.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+.PHONY: help setup book test lint html lab pretrain store release bench clean
+
+help:
+	@echo "make book      set up, execute the chapters (with the small pretraining), build the site book/_build/html"
+	@echo "make test      set up, lint, types, import contract, all tests"
+	@echo "make lab       open the chapters in JupyterLab"
+	@echo "make pretrain  pretrain a small ViT with DINO-vMF on photographs into runs/photos (two minutes)"
+	@echo "make html      build the site from the committed notebooks, without executing them"
+	@echo "make release   student notebooks, solutions removed, into book/release"
+	@echo "make store     execute the chapters and store the committed notebooks (for authors)"
+	@echo "make bench     run the benchmarks into benchmarks/results"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[book,test]"
+	touch $@
+
+book: $(READY)
+	$(BIN)/python book/tools/vendor.py
+	$(BIN)/python book/tools/execute.py run
+	$(BIN)/python book/tools/site.py --notebooks book/_build/notebooks
+
+html: $(READY)
+	$(BIN)/python book/tools/vendor.py
+	$(BIN)/python book/tools/site.py --notebooks book/notebooks
+
+test: $(READY) lint
+	$(BIN)/python book/tools/vendor.py
+	$(BIN)/python -m pytest --durations=15
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=. book/notebooks/index.ipynb
+
+pretrain: $(READY)
+	$(BIN)/python scripts/pretrain.py --config scripts/configs/photos_vit_tiny_dino_vmf.yaml
+
+store: $(READY)
+	$(BIN)/python book/tools/execute.py store
+
+release: $(READY)
+	$(BIN)/python book/tools/release.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/sphere.py
+
+clean:
+	rm -rf book/_build book/release build dist

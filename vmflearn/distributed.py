@@ -1,0 +1,81 @@
+"""The few things that processes tell one another; in a single process all of them are the identity.
+
+A run is distributed when ``torch.distributed`` is initialised, which ``scripts/pretrain.py`` does under torchrun.
+Nothing here draws random numbers or depends on the order in which processes arrive.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group is up."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Index of this process, 0 in a single one."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """Mean of a tensor over all processes.
+
+    Parameters
+    ----------
+    x : Tensor
+        The same shape and dtype on every process.
+
+    Returns
+    -------
+    Tensor
+        A new tensor, equal on every process; ``x`` itself in a single process. Not differentiable.
+    """
+    if not is_distributed():
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def log_mean_exp_over_processes(x: Tensor) -> Tensor:
+    """Logarithm of the mean over processes of ``exp(x)``, elementwise, without leaving the log domain.
+
+    With ``m`` the largest ``x`` of any process: ``m + log(mean(exp(x - m)))``. No term overflows, and the largest does
+    not underflow, so entries as low as -1e4 come through.
+    """
+    if not is_distributed():
+        return x
+    largest = x.detach().clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest + mean_over_processes(torch.exp(x.detach() - largest)).log()
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Rows of all processes, stacked in the order of their ranks.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, ...)
+        ``n`` may differ between processes; the other sizes and the dtype may not.
+
+    Returns
+    -------
+    Tensor of shape (sum of n, ...)
+    """
+    if not is_distributed():
+        return x
+    sizes = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
+    lengths = [int(size) for size in sizes]
+    padded = x.new_zeros((max(lengths), *x.shape[1:]))
+    padded[: len(x)] = x
+    pieces = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(pieces, padded)
+    return torch.cat([piece[:length] for piece, length in zip(pieces, lengths, strict=True)])
