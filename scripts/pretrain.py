@@ -1,0 +1,80 @@
+"""Pretrain a backbone with DINO, DINO-vMF or anything between, on one core or many GPUs.
+
+    python scripts/pretrain.py --config scripts/configs/photos_vit_tiny_dino_vmf.yaml
+    torchrun --nproc-per-node 8 scripts/pretrain.py --config scripts/configs/imagenet_vit_small16_dino_vmf.yaml \
+        --data.root /data/imagenet/train --data.val_root /data/imagenet/val
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 scripts/pretrain.py ...
+
+Any setting of the configuration can be given as ``--section.key=value``. The same command continues a run that was
+stopped or killed. Ctrl-C saves and exits with 130.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", type=Path, help="a YAML file, see scripts/configs (default: the built-in settings)")
+    parser.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/NAME of the configuration)")
+    known, rest = parser.parse_known_args()
+
+    from vmflearn.train import CheckpointError, ConfigError, Interrupted, TrainingError, load_config, pretrain
+    from vmflearn.train.loader import DataError
+
+    try:
+        config = load_config(known.config, _overrides(rest))
+        _join_processes(config.run.device)
+        result = pretrain(config, known.run_dir or Path("runs") / config.name)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
+    except KeyboardInterrupt:
+        print("interrupted before the first step; nothing to save", file=sys.stderr)
+        return 130
+    except (ConfigError, CheckpointError, DataError, TrainingError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    if int(os.environ.get("RANK", "0")) == 0:
+        accuracy = result.metrics.get("knn_top1")
+        print(
+            f"finished after {result.steps} steps"
+            + (f"; kNN top-1 {accuracy:.3f}" if accuracy is not None else "")
+            + f"; backbone, metrics and checkpoints are in {result.run_dir}"
+        )
+    return 0
+
+
+def _overrides(arguments: list[str]) -> list[str]:
+    """Join ``--section.key value`` to ``--section.key=value``."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _join_processes(device: str) -> None:
+    """Join the process group that torchrun has prepared; without torchrun do nothing."""
+    if "WORLD_SIZE" not in os.environ or "MASTER_ADDR" not in os.environ:
+        return
+    on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

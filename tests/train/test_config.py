@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vmflearn.train.config import Config, ConfigError, load_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "scripts" / "configs").glob("*.yaml"))
+
+
+def test_defaults_pass_and_survive_yaml(tmp_path):
+    config = load_config()
+    assert config == Config()
+    (tmp_path / "c.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_configurations_load(path):
+    overrides = ["data.root=somewhere"] if "imagenet" in path.stem else []
+    config = load_config(path, overrides)
+    assert config.name in (path.stem, "photos")
+
+
+def test_shipped_configurations_are_all_here():
+    names = {path.stem for path in CONFIGS}
+    assert {f"imagenet_vit_{size}16_{method}" for size in ("small", "base") for method in ("dino", "dino_vmf")} <= names
+
+
+def test_overrides_win_and_keep_types(tmp_path):
+    (tmp_path / "c.yaml").write_text("optimizer: {lr: 1.0e-3, batch_size: 64}\n")
+    config = load_config(
+        tmp_path / "c.yaml",
+        ["--optimizer.lr=5e-4", "views.global_scale=[0.3, 1]", "--model.options={patch_size: 4}", "data.root=null"],
+    )
+    assert config.optimizer.lr == 5e-4
+    assert config.optimizer.batch_size == 64
+    assert config.views.global_scale == (0.3, 1.0)
+    assert config.model.options == {"patch_size": 4}
+    assert config.data.root is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.lrr=1", ["unknown key optimizer.lrr", "did you mean optimizer.lr"]),
+        ("optimiser.lr=1", ["unknown key optimiser", "did you mean optimizer"]),
+        ("zzz=1", ["unknown key zzz", "known here"]),
+        ("run.epochs=ten", ["run.epochs", "whole number", "'ten'"]),
+        ("run.epochs=1.5", ["run.epochs", "whole number", "1.5"]),
+        ("run.epochs=true", ["run.epochs", "whole number"]),
+        ("optimizer.lr=.nan", ["optimizer.lr", "finite number"]),
+        ("optimizer.lr=fast", ["optimizer.lr", "finite number", "'fast'"]),
+        ("head.batch_norm=1", ["head.batch_norm", "true or false"]),
+        ("head.normalization=L2", ["head.normalization", "none, l2, vmf", "'L2'"]),
+        ("views.local_scale=[0.1]", ["views.local_scale", "pair of numbers"]),
+        ("views.local_scale=[0.5, 0.1]", ["views.local_scale", "rising"]),
+        ("model.options=3", ["model.options", "mapping"]),
+        ("optimizer=3", ["optimizer", "section", "3"]),
+        ("optimizer.lr", ["--section.key=value"]),
+        ("teacher.temp=0", ["teacher.temp", "above 0"]),
+        ("teacher.momentum=1.1", ["teacher.momentum", "[0, 1]"]),
+        ("run.epochs=0", ["run.epochs", "at least 1"]),
+        ("data.source=folder", ["data.root"]),
+        ("name.first=x", ["name", "x"]),
+    ],
+)
+def test_bad_settings_are_named(override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config(None, [override])
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "key", ["optimizer.warmup_epochs", "teacher.temp_warmup_epochs", "optimizer.freeze_last_layer_epochs"]
+)
+def test_a_warmup_longer_than_the_run_is_refused(key):
+    short = ["run.epochs=4", "optimizer.warmup_epochs=0"]
+    load_config(None, [*short, f"{key}=4"])
+    with pytest.raises(ConfigError, match=rf"{key}=5 is longer than the run \(run.epochs=4\)"):
+        load_config(None, [*short, f"{key}=5"])
+
+
+@pytest.mark.parametrize(("text", "words"), [("- 1\n", "mapping"), ("a: [1\n", "not YAML")])
+def test_bad_files_are_named(tmp_path, text, words):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="absent.yaml cannot be read"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_to_dict_is_plain():
+    assert yaml.safe_load(yaml.safe_dump(Config().to_dict())) == Config().to_dict()

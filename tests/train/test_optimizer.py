@@ -1,0 +1,85 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from vmflearn.ssl.heads import DINOHead
+from vmflearn.train.optimizer import (
+    clip_each,
+    drop_gradients,
+    make_optimizer,
+    parameter_groups,
+    set_schedule,
+    update_teacher,
+)
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    return DINOHead(8, 12, "vmf", hidden_dim=16, bottleneck_dim=4)
+
+
+def test_groups_follow_dinos_rule(head):
+    decayed, plain = parameter_groups(head)
+    names = {id(parameter): name for name, parameter in head.named_parameters()}
+    assert all(names[id(p)].endswith(".bias") or p.ndim == 1 for p in plain["params"])
+    inside = {names[id(p)] for p in decayed["params"]}
+    assert {"prototypes.weight_v", "prototypes.weight_g"} <= inside
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+    assert plain["weight_decay"] == 0
+
+
+def test_frozen_parameters_are_left_out():
+    head = DINOHead(8, 12, "l2", hidden_dim=16, bottleneck_dim=4)
+    found = {id(p) for group in parameter_groups(head) for p in group["params"]}
+    assert id(head.prototypes.weight_g) not in found
+
+
+def test_one_step_equals_adamw_longhand(head):
+    optimizer = make_optimizer(head)
+    set_schedule(optimizer, lr=0.01, weight_decay=0.3)
+    before = copy.deepcopy(head.state_dict())
+    for parameter in head.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    for name, parameter in head.named_parameters():
+        decay = 0.0 if name.endswith(".bias") else 0.3
+        # The first step of Adam moves every entry by lr in the direction of its gradient's sign.
+        expected = before[name] * (1 - 0.01 * decay) - 0.01 * parameter.grad.sign()
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_each_tensor_is_clipped_on_its_own(head):
+    for scale, parameter in zip((1e-3, 1e3, 0.0, 10.0, 1.0, 5.0, 7.0, 9.0), head.parameters(), strict=False):
+        parameter.grad = torch.full_like(parameter, scale)
+    before = [p.grad.clone() for p in head.parameters()]
+    clip_each(head.parameters(), 2.0)
+    for parameter, old in zip(head.parameters(), before, strict=True):
+        norm = old.norm()
+        torch.testing.assert_close(parameter.grad, old * min(1.0, 2.0 / (float(norm) + 1e-6)))
+    clip_each(head.parameters(), 0.0)  # off
+    assert max(float(p.grad.norm()) for p in head.parameters()) > 1.9
+
+
+def test_dropped_gradients_leave_the_prototypes_alone(head):
+    optimizer = make_optimizer(head)
+    set_schedule(optimizer, lr=0.01, weight_decay=0.3)
+    for parameter in head.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    drop_gradients(head.prototypes)
+    before = copy.deepcopy(head.state_dict())
+    optimizer.step()
+    assert torch.equal(head.prototypes.weight_v, before["prototypes.weight_v"])
+    assert torch.equal(head.prototypes.weight_g, before["prototypes.weight_g"])
+    assert not torch.equal(head.mlp[0].weight, before["mlp.0.weight"])
+
+
+def test_teacher_is_an_average_of_parameters_alone():
+    student, teacher = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    nn.init.constant_(student.weight, 5.0)
+    student.running_mean.fill_(9.0)
+    update_teacher(teacher, student, 0.9)
+    torch.testing.assert_close(teacher.weight.detach(), torch.full((3,), 0.9 * 1 + 0.1 * 5))
+    assert torch.equal(teacher.running_mean, torch.zeros(3))

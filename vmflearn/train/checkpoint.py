@@ -1,0 +1,126 @@
+"""Checkpoints that survive a kill, a full disk and a cut: written aside, then renamed; the last two and the best stay.
+
+A checkpoint is a ``torch.save`` archive of tensors and plain values, read back with ``weights_only=True``.
+"""
+
+import contextlib
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEEP = 2
+"""How many of the newest checkpoints stay; two, so that a damaged one leaves its predecessor."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read or used; the message says which, why and what to do."""
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Name of the checkpoint taken after ``step`` steps."""
+    return folder / f"step-{step:08d}.pt"
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, best: bool = False) -> Path:
+    """Write a checkpoint atomically, then remove all but the newest two.
+
+    The archive is written to a temporary name, flushed to the disk, and renamed: under its final name there is never
+    a partial file. If anything fails (a full disk, say), the temporary file goes and earlier checkpoints are untouched.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is missing.
+    step : int
+        Steps taken so far.
+    state : dict
+        Tensors and plain values.
+    best : bool
+        Also keep it as ``best.pt``.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be written.
+    """
+    path = checkpoint_path(folder, step)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_aside(path, lambda aside: torch.save(state, aside))
+        if best:
+            _write_aside(folder / "best.pt", lambda aside: _link(path, aside))
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CheckpointError(
+            f"checkpoint {path} could not be written ({reason}); earlier checkpoints are intact: "
+            "make room and start the same command again"
+        ) from error
+    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
+        old.unlink()
+    return path
+
+
+def _write_aside(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it in place in one move."""
+    aside = path.with_suffix(".tmp")
+    try:
+        aside.unlink(missing_ok=True)
+        write(aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Another name for a file where the file system knows such, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None where there is none at all.
+
+    A damaged one (cut short, say) is named through ``warn``, set aside as ``*.damaged``, and the one before it is taken.
+
+    Raises
+    ------
+    CheckpointError
+        If checkpoints exist and none can be read: starting afresh silently would throw a run away.
+    """
+    paths = sorted(folder.glob("step-*.pt"), reverse=True)
+    for i, path in enumerate(paths):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            then = f"going back to {paths[i + 1].name}" if i + 1 < len(paths) else "and there is no earlier one"
+            warn(f"checkpoint {path} cannot be read ({reason[:120]}); {then}")
+            path.rename(path.with_suffix(".damaged"))
+    if paths:
+        raise CheckpointError(
+            f"none of the checkpoints in {folder} can be read; they are kept as *.damaged. "
+            "Give another run folder, or remove this one to start afresh"
+        )
+    return None
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Settings in which two nested configurations differ, each as ``key: saved -> now``."""
+    lines = []
+    for key in sorted({*saved, *now}):
+        old, new = saved.get(key, "(absent)"), now.get(key, "(absent)")
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines

@@ -1,0 +1,302 @@
+"""The configuration of a run: dataclasses, a YAML file, overrides, and checks that speak before anything starts.
+
+Every field has a default, so a YAML file states only what differs. An unknown key, a value of the wrong type and a pair
+of settings that cannot go together are each one ``ConfigError`` with one line that says what to change.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key, the value and what is possible."""
+
+
+@dataclass
+class DataConfig:
+    """Where images come from."""
+
+    source: Literal["photos", "folder"] = "photos"
+    """``photos``: patches of the photographs inside scikit-image and scikit-learn. ``folder``: any folder of images."""
+    root: str | None = None
+    """Folder of training images, with or without class sub-folders."""
+    val_root: str | None = None
+    """Folder of labelled validation images for kNN; class sub-folders named as in ``root``."""
+    workers: int = 0
+    """Loader processes for a folder."""
+
+
+@dataclass
+class ViewsConfig:
+    """Multi-crop: two global views and ``n_local`` local ones (sizes in pixels, scales as shares of the area)."""
+
+    global_size: int = 224
+    local_size: int = 96
+    n_local: int = 10
+    global_scale: tuple[float, float] = (0.25, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.25)
+
+
+@dataclass
+class ModelConfig:
+    """The backbone: a timm name, timm's own options, and the student's stochastic depth."""
+
+    backbone: str = "vit_small_patch16_224"
+    options: dict[str, Any] = field(default_factory=dict)
+    drop_path: float = 0.1
+
+
+@dataclass
+class HeadConfig:
+    """The projection head and its prototypes (the rows of the paper's Table 1 are ``normalization``)."""
+
+    out_dim: int = 65536
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    n_layers: int = 3
+    batch_norm: bool = False
+    normalization: Literal["none", "l2", "vmf"] = "vmf"
+    learn_magnitudes: bool = True
+
+
+@dataclass
+class TeacherConfig:
+    """Teacher: EMA, temperature and centring (the columns of the paper's Table 1 are ``centering``)."""
+
+    centering: Literal["logit", "probability"] = "probability"
+    center_momentum: float = 0.9
+    momentum: float = 0.996
+    """EMA momentum at the first step; it rises to 1 along a cosine."""
+    warmup_temp: float = 0.04
+    temp: float = 0.07
+    temp_warmup_epochs: int = 0
+    student_temp: float = 0.1
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with DINO's schedules."""
+
+    batch_size: int = 1024
+    """Images a step, over all processes."""
+    lr: float = 5e-4
+    """Peak learning rate for a batch of 256; it scales with the batch."""
+    min_lr: float = 1e-5
+    warmup_epochs: int = 10
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    clip_grad: float = 0.0
+    """Largest L2 norm of each parameter tensor's gradient; 0 switches clipping off."""
+    freeze_last_layer_epochs: int = 1
+
+
+@dataclass
+class RunConfig:
+    """Length, precision and rhythm of a run."""
+
+    epochs: int = 100
+    max_steps: int = 0
+    """Stop after this many steps, whatever the epochs say (0: never). The schedules keep the length of ``epochs``."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    device: str = "auto"
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl; the last step of an epoch always has one."""
+    save_every: int = 1
+    """Epochs between two checkpoints."""
+    knn_every: int = 0
+    """Epochs between two kNN evaluations (0: only at the end)."""
+    knn_k: int = 20
+
+
+@dataclass
+class Config:
+    """A whole run. ``name`` is the run folder below ``runs/`` unless the command line says otherwise."""
+
+    name: str = "run"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain nested dictionaries and lists, equal after a round trip through YAML."""
+        return yaml.safe_load(self.to_yaml())
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML, every key stated."""
+        plain = dataclasses.asdict(self)
+        plain["views"] = {k: list(v) if isinstance(v, tuple) else v for k, v in plain["views"].items()}
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration, apply overrides, check it.
+
+    Parameters
+    ----------
+    path : path, optional
+        A YAML file; without it the defaults are used.
+    overrides : sequence of str
+        ``section.key=value`` (leading dashes are allowed), the value in YAML.
+
+    Raises
+    ------
+    ConfigError
+        For a missing or malformed file, an unknown key, a wrong type, or settings that cannot go together.
+    """
+    settings: dict[str, Any] = {}
+    if path is not None:
+        try:
+            settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ConfigError(f"configuration {path} cannot be read: {error.strerror or error}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(settings, dict):
+            raise ConfigError(f"configuration {path} must be a mapping of keys, not a {type(settings).__name__}")
+    for override in overrides:
+        key, equals, value = override.lstrip("-").partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r} is not of the form --section.key=value")
+        *sections, last = key.split(".")
+        here = settings
+        for section in sections:
+            here = here.setdefault(section, {})
+            if not isinstance(here, dict):
+                raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+        try:
+            here[last] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    config = _build(Config, settings, "")
+    _check(config)
+    return config
+
+
+def _build(cls: type, settings: Any, prefix: str) -> Any:
+    """Make a dataclass of a mapping, refusing what does not fit."""
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{prefix.rstrip('.')} must be a section of keys, not {settings!r}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            guess = f"; did you mean {prefix}{near[0]}?" if near else f"; known here: {', '.join(hints)}"
+            raise ConfigError(f"unknown key {name}{guess}")
+        hint = hints[key]
+        values[key] = _build(hint, value, f"{name}.") if dataclasses.is_dataclass(hint) else _convert(hint, value, name)
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    """Check one value against its type; integers may stand for floats, lists for pairs, and "1e-3" is a number."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, arguments))}, not {value!r}")
+    if origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, name)
+    if origin is tuple and isinstance(value, list | tuple) and len(value) == len(arguments):
+        return tuple(_convert(a, v, name) for a, v in zip(arguments, value, strict=True))
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)  # YAML 1.1 reads 1e-3, without a point, as text
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif hint is bool and isinstance(value, bool):
+        return value
+    elif hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    elif origin is dict and isinstance(value, dict):
+        return value
+    wanted = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+    }.get(hint, "a pair of numbers" if origin is tuple else "a mapping of keys")
+    raise ConfigError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _check(config: Config) -> None:
+    """Refuse values out of range, and pairs that are each possible but not together."""
+    for name, value, low in (
+        ("run.epochs", config.run.epochs, 1),
+        ("run.max_steps", config.run.max_steps, 0),
+        ("run.log_every", config.run.log_every, 1),
+        ("run.save_every", config.run.save_every, 1),
+        ("run.knn_every", config.run.knn_every, 0),
+        ("run.knn_k", config.run.knn_k, 1),
+        ("data.workers", config.data.workers, 0),
+        ("views.global_size", config.views.global_size, 1),
+        ("views.local_size", config.views.local_size, 1),
+        ("views.n_local", config.views.n_local, 0),
+        ("head.out_dim", config.head.out_dim, 2),
+        ("head.hidden_dim", config.head.hidden_dim, 1),
+        ("head.bottleneck_dim", config.head.bottleneck_dim, 2),
+        ("head.n_layers", config.head.n_layers, 1),
+        ("optimizer.batch_size", config.optimizer.batch_size, 1),
+        ("optimizer.lr", config.optimizer.lr, 0),
+        ("optimizer.min_lr", config.optimizer.min_lr, 0),
+        ("optimizer.weight_decay", config.optimizer.weight_decay, 0),
+        ("optimizer.weight_decay_end", config.optimizer.weight_decay_end, 0),
+        ("optimizer.clip_grad", config.optimizer.clip_grad, 0),
+        ("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0),
+        ("optimizer.freeze_last_layer_epochs", config.optimizer.freeze_last_layer_epochs, 0),
+        ("teacher.temp_warmup_epochs", config.teacher.temp_warmup_epochs, 0),
+    ):
+        if value < low:
+            raise ConfigError(f"{name} must be at least {low}, not {value}")
+    for name, share in (
+        ("teacher.momentum", config.teacher.momentum),
+        ("teacher.center_momentum", config.teacher.center_momentum),
+        ("model.drop_path", config.model.drop_path),
+    ):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} must lie in [0, 1], not {share}")
+    for name, temperature in (
+        ("teacher.temp", config.teacher.temp),
+        ("teacher.warmup_temp", config.teacher.warmup_temp),
+        ("teacher.student_temp", config.teacher.student_temp),
+    ):
+        if temperature <= 0:
+            raise ConfigError(f"{name} must be above 0, not {temperature}")
+    for name, (low, high) in (
+        ("views.global_scale", config.views.global_scale),
+        ("views.local_scale", config.views.local_scale),
+    ):
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"{name} must be two rising shares of the area in (0, 1], not [{low}, {high}]")
+    for name, epochs in (
+        ("optimizer.warmup_epochs", config.optimizer.warmup_epochs),
+        ("teacher.temp_warmup_epochs", config.teacher.temp_warmup_epochs),
+        ("optimizer.freeze_last_layer_epochs", config.optimizer.freeze_last_layer_epochs),
+    ):
+        if epochs > config.run.epochs:
+            raise ConfigError(
+                f"{name}={epochs} is longer than the run (run.epochs={config.run.epochs}); shorten it or train longer"
+            )
+    if config.data.source == "folder" and not config.data.root:
+        raise ConfigError("data.source=folder needs data.root, the folder of training images")

@@ -1,0 +1,55 @@
+"""AdamW as DINO uses it: two groups of parameters, gradients clipped tensor by tensor, prototypes that start frozen."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, list[nn.Parameter] | float]]:
+    """Decayed and undecayed parameters.
+
+    Biases and one-dimensional tensors are not decayed; everything else is: position embeddings and class token, and
+    also the prototypes' directions and magnitudes (``weight_v``, ``weight_g``). Frozen parameters are left out.
+    """
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (plain if name.endswith(".bias") or parameter.ndim == 1 else decayed).append(parameter)
+    return [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
+    """AdamW with PyTorch's default betas; learning rate and weight decay are set at every step by ``set_schedule``."""
+    return torch.optim.AdamW(parameter_groups(model), lr=0.0, weight_decay=0.0)
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Set this step's learning rate on all groups and its weight decay on the first."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.param_groups[0]["weight_decay"] = weight_decay
+
+
+def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale every gradient tensor whose own L2 norm exceeds ``max_norm`` back to it (DINO's clipping; 0: off)."""
+    if max_norm > 0:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                norm = parameter.grad.norm()
+                parameter.grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+def drop_gradients(module: nn.Module) -> None:
+    """Forget a module's gradients, so that AdamW leaves it wholly alone in this step, weight decay included."""
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Exponential moving average of the parameters: teacher <- m teacher + (1 - m) student. Buffers are left alone."""
+    ours: list[Tensor] = list(teacher.parameters())
+    theirs: list[Tensor] = list(student.parameters())
+    torch._foreach_mul_(ours, momentum)
+    torch._foreach_add_(ours, theirs, alpha=1 - momentum)
