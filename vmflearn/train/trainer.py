@@ -259,14 +259,15 @@ def _train(config: Config, state: _State, run_dir: Path, stop: dict[str, int], q
 
 def _check_finite(loss: Tensor, step: int, student_logits: Tensor, teacher_logits: Tensor, lr: float) -> None:
     """Stop before a step that would destroy the weights."""
-    if math.isfinite(float(loss)):
+    value = float(loss.detach())
+    if math.isfinite(value):
         return
     suspects = [
         f"{name} logits {'finite' if bool(logits.isfinite().all()) else 'NOT finite'}"
         for name, logits in (("student", student_logits), ("teacher", teacher_logits))
     ]
     raise TrainingError(
-        f"loss is {float(loss)} at step {step} (learning rate {lr:.3g}; {', '.join(suspects)}); the last checkpoint is "
+        f"loss is {value} at step {step} (learning rate {lr:.3g}; {', '.join(suspects)}); the last checkpoint is "
         "from before it. Usual cures: a lower learning rate, a longer warm-up, clip_grad, float32"
     )
 

@@ -1,0 +1,92 @@
+"""Sphinx settings of the book. `book/tools/build_site.py` builds the site with them; everything it shows is local."""
+
+import re
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "tools"))
+
+from chapters import MACROS
+
+project = "vmflearn"
+author = "the vmflearn authors"
+copyright = author
+language = "en"
+
+extensions = [
+    "myst_nb",
+    "sphinx_exercise",
+    "sphinx_proof",
+    "sphinx_togglebutton",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
+]
+source_suffix = {".ipynb": "myst-nb", ".md": "myst-nb"}
+root_doc = "index"
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "off"  # the outputs shown are the stored ones
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # no ipywidgets: they would bring a second, older MathJax
+
+numfig = True
+math_numfig = True
+numfig_format = {"figure": "Figure %s", "table": "Table %s", "code-block": "Listing %s", "section": "Section %s"}
+math_eqref_format = "({number})"
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "alpha"
+bibtex_reference_style = "author_year"
+
+html_theme = "sphinx_book_theme"
+html_title = "vmflearn"
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_favicon = "_static/logo.svg"
+html_logo = "_static/logo.svg"
+html_show_sourcelink = False
+html_domain_indices = False
+html_use_index = False
+html_theme_options = {
+    "logo": {"text": "vmflearn"},
+    "show_toc_level": 2,
+    "navbar_persistent": [],  # the sidebar has the search field already
+    "use_download_button": True,
+    "use_fullscreen_button": True,
+    "use_repository_button": False,
+}
+togglebutton_hint = "Show"
+togglebutton_hint_hide = "Hide"
+copybutton_prompt_text = r"^\$ "
+copybutton_prompt_is_regexp = True
+
+mathjax3_config = {"tex": {"macros": MACROS}}
+if (HERE / "_static" / "mathjax" / "tex-chtml.js").exists():
+    mathjax_path = "mathjax/tex-chtml.js"
+else:
+    print("no local MathJax in book/_static/mathjax: formulas on the site will need the network")
+
+
+def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Number figures, equations, exercises and theorems by chapter (Figure 4.2), after the chapter's file name.
+
+    Sphinx itself counts the chapters that exist, which would give other numbers while some are still to be written.
+    """
+    for page, kinds in env.toc_fignumbers.items():
+        chapter = re.match(r"(\d+)_", page)
+        lead = (int(chapter[1]),) if chapter else ()
+        for numbers in kinds.values():
+            for count, key in enumerate(sorted(numbers, key=numbers.__getitem__), start=1):
+                numbers[key] = (*lead, count)
+    return sorted(env.toc_fignumbers)
+
+
+def setup(app: Sphinx) -> None:
+    """Renumber after Sphinx has numbered, which it does at priority 500."""
+    app.connect("env-get-updated", number_by_chapter, priority=900)

@@ -1,0 +1,71 @@
+"""What the cross-references of the book say in words, for readers without the site: Figure 4.2, (4.1), Theorem 7.1.
+
+The numbers are those of the site: each kind of thing is counted by chapter, in the order of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from chapters import SRC, chapter_names, read_chapter
+from pybtex.database import parse_file
+
+KINDS = {"fig": "Figure {}", "eq": "({})", "ex": "Exercise {}"}
+HEADING = re.compile(r"^\(([\w-]+)\)=\s*\n+#+ +(.+)$", re.M)
+LABEL = re.compile(
+    r"^[`:]{3,}\{(?P<directive>math|exercise|exercise-start|prf:\w+)\}[^\n]*\n"
+    r"(?::(?!label)[^\n]*\n)*:label: (?P<name>[\w-]+)"
+    r"|^\$\$ *\((?P<equation>[\w-]+)\)",
+    re.M,
+)
+
+
+def chapter_labels(path: Path) -> dict[str, str]:
+    """Label to words, for everything that is labelled in one chapter."""
+    chapter = int(path.stem[:2])
+    words: dict[str, str] = {}
+    counts: dict[str, int] = {}
+
+    def count(label: str, kind: str) -> None:
+        counts[kind] = counts.get(kind, 0) + 1
+        words[label] = KINDS.get(kind, kind.capitalize() + " {}").format(f"{chapter}.{counts[kind]}")
+
+    for cell in read_chapter(path).cells:
+        if cell.cell_type == "code":
+            if name := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
+                count(name, "fig")
+            continue
+        words |= {match[1]: match[2].strip() for match in HEADING.finditer(cell.source)}
+        for match in LABEL.finditer(cell.source):
+            directive = match["directive"] or "math"
+            kind = {"math": "eq", "exercise": "ex", "exercise-start": "ex"}.get(
+                directive, directive.removeprefix("prf:")
+            )
+            count(match["name"] or match["equation"], kind)
+    return words
+
+
+def book_labels(src: Path = SRC) -> dict[str, str]:
+    """Label to words, for the whole book; the labels of the text pages as `notation`, by their page."""
+    words: dict[str, str] = {}
+    for page in src.glob("*.md"):
+        if page.stem not in chapter_names(src):
+            for match in LABEL.finditer(page.read_text()):
+                words[match["name"] or match["equation"]] = f"the equation on the {page.stem} page"
+    for name in chapter_names(src):
+        words |= chapter_labels(src / f"{name}.md")
+    return words
+
+
+def citations(bibliography: Path) -> dict[str, tuple[str, str]]:
+    """Key to (authors, year), such as `("Govindarajan et al.", "2023")`."""
+    found = {}
+    for key, entry in parse_file(str(bibliography), bib_format="bibtex").entries.items():
+        names = [
+            re.sub(r"[{}]", "", " ".join(person.rich_last_names[0].render_as("text").split()))
+            for person in entry.persons["author"]
+        ]
+        authors = names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
+        found[key] = (authors, entry.fields["year"])
+    return found

@@ -1,0 +1,189 @@
+"""The script as its user runs it: a command line, a run folder, and what happens when things go wrong."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "pretrain.py"
+PHOTOS = ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml"
+SMALL = [
+    "--config",
+    str(PHOTOS),
+    "--head.out_dim=64",
+    "--model.options={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
+    "--model.drop_path=0.1",
+    "--run.save_every=1",
+    "--run.knn_every=1",
+    "--run.log_every=1",
+]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        **options,
+    )
+
+
+def run(*arguments, **options):
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=500)
+    return process.returncode, out, err
+
+
+def write_images(folder, n, size=(48, 40), **modes):
+    """Real JPEG files with smooth content, in two class folders."""
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        path = folder / f"class_{i % 2}" / f"{i:04}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_ends_where_the_unbroken_run_ends(tmp_path):
+    arguments = [*SMALL, "--run.epochs=16"]
+    code, out, err = run(*arguments, "--run-dir", tmp_path / "whole")
+    assert code == 0, err
+    broken = tmp_path / "broken"
+    rng = random.Random(0)
+    killed_while_saving = 0
+    for attempt in range(10):
+        process = start(*arguments, "--run-dir", broken)
+        metrics, checkpoints = broken / "metrics.jsonl", broken / "checkpoints"
+        before = metrics.stat().st_mtime_ns if metrics.exists() else 0
+        while process.poll() is None and (not metrics.exists() or metrics.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        deadline = time.monotonic() + rng.uniform(0, 1.2)
+        while process.poll() is None and (time.monotonic() < deadline or attempt % 2):
+            if attempt % 2 and any(checkpoints.glob("*.tmp")):
+                killed_while_saving += 1
+                break
+        assert process.poll() is None, "the run ended before it could be killed: make it longer"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert killed_while_saving == 5
+    code, out, err = run(*arguments, "--run-dir", broken)
+    assert code == 0, err
+    assert "continuing" in out
+    assert (broken / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_exits_with_130(tmp_path):
+    arguments = [*SMALL, "--run.epochs=50", "--run-dir", tmp_path]
+    process = start(*arguments)
+    while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues from there" in err
+    assert len(list((tmp_path / "checkpoints").glob("step-*.pt"))) >= 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--optimizer.lrr=1"], "unknown key optimizer.lrr; did you mean optimizer.lr?"),
+        (["--run.epochs", "many"], "run.epochs must be a whole number, not 'many'"),
+        (["--run.epochs=1"], "is longer than the run (run.epochs=1)"),
+        (["--config", "absent.yaml"], "configuration absent.yaml cannot be read"),
+        (["stray"], "not of the form --section.key=value"),
+        (["--data.source=folder", "--data.root=/nowhere/at/all"], "/nowhere/at/all"),
+        (["--optimizer.batch_size=999999"], "optimizer.batch_size=999999 is larger than the data set"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(tmp_path, arguments, words):
+    code, out, err = run("--config", PHOTOS, *arguments, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def folder_arguments(folder, *more):
+    return [*SMALL, "--data.source=folder", f"--data.root={folder}", "--run.knn_every=0", *more]
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    code, _, err = run(*folder_arguments(tmp_path / "images"), "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert str(tmp_path / "images") in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+def test_one_unreadable_image_among_good_ones_is_named_counted_and_skipped(tmp_path):
+    folder = write_images(tmp_path / "images", 128)
+    bad = folder / "class_1" / "0037.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    limits = ["--optimizer.batch_size=64", "--run.epochs=5", "--run.max_steps=2"]
+    code, out, err = run(*folder_arguments(folder, *limits), "--run-dir", tmp_path / "run")
+    assert code == 0, err
+    assert out.count(f"skipped unreadable image {bad}") == 1
+    assert "1 so far" in out
+
+
+def test_more_than_one_percent_unreadable_stops(tmp_path):
+    folder = write_images(tmp_path / "images", 128)
+    for name in ("class_1/0037.jpg", "class_0/0100.jpg"):
+        (folder / name).write_text("not an image")
+    limits = ["--optimizer.batch_size=128", "--run.epochs=5", "--run.max_steps=2"]
+    code, _, err = run(*folder_arguments(folder, *limits), "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "2 of 128 images cannot be read, more than 1%" in err
+    assert "0037.jpg" in err
+
+
+def test_mixed_sizes_and_modes_train_with_workers_as_without(tmp_path):
+    folder = write_images(tmp_path / "images", 40)
+    for i, mode in enumerate(["L", "RGBA", "P", "LA", "1", "CMYK"]):
+        image = Image.open(folder / "class_0" / "0000.jpg").convert(mode).resize((30 + 17 * i, 80 - 9 * i))
+        image.save(folder / "class_0" / f"mode_{mode}.{'jpg' if mode == 'CMYK' else 'png'}")
+    limits = ["--optimizer.batch_size=46", "--run.epochs=5", "--run.max_steps=3"]
+    results = []
+    for workers in (0, 2):
+        folder_run = tmp_path / f"run{workers}"
+        code, _, err = run(*folder_arguments(folder, *limits, f"--data.workers={workers}"), "--run-dir", folder_run)
+        assert code == 0, err
+        results.append((folder_run / "metrics.jsonl").read_bytes())
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_the_imagenet_configuration_takes_two_steps_at_full_size(tmp_path):
+    folder = write_images(tmp_path / "images", 4, size=(500, 375))
+    config = ROOT / "scripts" / "configs" / "imagenet_vit_small16_dino_vmf.yaml"
+    code, out, err = run(
+        "--config",
+        config,
+        f"--data.root={folder}",
+        "--data.workers=0",
+        "--optimizer.batch_size=2",
+        "--run.max_steps=2",
+        "--run.precision=float32",
+        "--run-dir",
+        tmp_path / "run",
+    )
+    assert code == 0, err
+    assert "44.0 M parameters" in out  # 21.7 M in the backbone, 22.4 M in the head with 65,536 prototypes
+    assert (tmp_path / "run" / "backbone.safetensors").stat().st_size > 80e6

@@ -1,0 +1,103 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vmflearn.ssl.backbones import attention_maps, create_backbone, evaluation_mode
+
+SMALL = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
+@pytest.fixture
+def vit() -> nn.Module:
+    torch.manual_seed(0)
+    return create_backbone("vit_tiny_patch16_224", **SMALL)
+
+
+def test_the_class_token_after_the_final_norm(vit):
+    images = torch.randn(2, 3, 32, 32)
+    features = vit.eval()(images)
+    assert features.shape == (2, vit.num_features) == (2, 48)
+    torch.testing.assert_close(features, vit.forward_features(images)[:, 0])
+    torch.testing.assert_close(features.mean(dim=1), torch.zeros(2), atol=1e-5, rtol=0)  # a fresh LayerNorm's output
+
+
+def test_local_crops_go_through_the_same_network(vit):
+    assert vit(torch.randn(2, 3, 16, 16)).shape == (2, 48)
+    assert vit(torch.randn(2, 3, 16, 40)).shape == (2, 48)
+
+
+def test_published_sizes():
+    small = create_backbone("vit_small_patch16_224")
+    assert sum(parameter.numel() for parameter in small.parameters()) == 21_665_664  # the paper's ViT-S/16
+    assert small.num_features == 384
+
+
+def test_drop_path_grows_linearly():
+    vit = create_backbone("vit_tiny_patch16_224", drop_path_rate=0.2, **SMALL | {"depth": 3})
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in vit.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_other_networks_give_pooled_features():
+    network = create_backbone("resnet10t")
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, network.num_features)
+
+
+def test_an_unknown_name_is_answered_with_close_ones():
+    with pytest.raises(
+        ValueError, match=r"no backbone named 'vit_smal_patch16_224': did you mean .*vit_small_patch16_224"
+    ):
+        create_backbone("vit_smal_patch16_224")
+    with pytest.raises(ValueError, match=r"no backbone named '#': timm\.list_models"):
+        create_backbone("#")
+
+
+def test_a_transformer_without_class_token_is_refused():
+    with pytest.raises(ValueError, match="pools its tokens by 'avg' and gives no class token"):
+        create_backbone("vit_tiny_patch16_224", global_pool="avg", **SMALL)
+
+
+def test_attention_is_that_of_the_last_block(vit):
+    vit.train()
+    images = torch.randn(2, 3, 16, 32)
+    maps = attention_maps(vit, images)
+    assert maps.shape == (2, 3, 2, 4)
+    assert vit.training
+    assert not maps.requires_grad
+    # Longhand, from the state of the network: tokens through the first block, then softmax(q k^T / 4) row by row.
+    state = vit.eval().state_dict()
+    seen = {}
+    vit.blocks[0].register_forward_hook(lambda module, inputs, output: seen.update(tokens=output))
+    with torch.no_grad():
+        vit(images)
+    dim = 48
+    tokens = F.layer_norm(seen["tokens"], (dim,), state["blocks.1.norm1.weight"], state["blocks.1.norm1.bias"], 1e-6)
+    weight, bias = state["blocks.1.attn.qkv.weight"], state["blocks.1.attn.qkv.bias"]
+    for head in range(3):
+        part = slice(16 * head, 16 * (head + 1))
+        query = tokens[:, 0] @ weight[:dim][part].T + bias[:dim][part]
+        key = tokens @ weight[dim : 2 * dim][part].T + bias[dim : 2 * dim][part]
+        attention = torch.softmax(torch.einsum("bd,bnd->bn", query, key) / 4, dim=1)
+        torch.testing.assert_close(maps[:, head].flatten(1), attention[:, 1:], atol=1e-6, rtol=1e-5)
+
+
+def test_attention_needs_a_class_token():
+    with pytest.raises(ValueError, match="need a Vision Transformer with a class token, got Linear"):
+        attention_maps(nn.Linear(2, 2), torch.zeros(1, 3, 8, 8))
+
+
+def test_evaluation_mode_leaves_every_part_as_it_was():
+    network = nn.Sequential(nn.Dropout(), nn.Linear(2, 2), nn.Dropout())
+    network[0].eval()
+
+    def failing() -> None:
+        with evaluation_mode(network):
+            assert not any(part.training for part in network.modules())
+            assert not torch.is_grad_enabled()
+            raise RuntimeError("out")
+
+    with pytest.raises(RuntimeError, match="out"):
+        failing()
+    assert [part.training for part in network.modules()] == [True, False, True, True]
+    assert torch.is_grad_enabled()

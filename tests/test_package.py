@@ -1,0 +1,143 @@
+"""The project as a package: its lists of dependencies agree, the wheel is complete, importing it is cheap."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+
+
+def declared():
+    extras = PROJECT["optional-dependencies"]
+    return [Requirement(text) for text in [*PROJECT["dependencies"], *extras["book"], *extras["test"]]]
+
+
+def pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {canonical(r.name): r for r in (Requirement(line) for line in lines if line and line[0] != "#")}
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_nothing_is_listed_twice():
+    names = [canonical(requirement.name) for requirement in declared()]
+    assert len(names) == len(set(names))
+
+
+def test_every_constraint_lies_in_its_range():
+    pins = pinned()
+    for requirement in declared():
+        (specifier,) = pins[canonical(requirement.name)].specifier
+        assert specifier.operator == "=="
+        assert requirement.specifier.contains(specifier.version), requirement
+
+
+def test_conda_lists_python_and_the_project_only():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    assert pip == {"pip": ["--constraint constraints.txt", "--editable .[book,test]"]}
+
+
+def test_importing_is_cheap():
+    script = (
+        "import time, torch; start = time.perf_counter(); import vmflearn; "
+        "print(time.perf_counter() - start); import sys; "
+        "print(*[m for m in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'scipy.stats') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert float(out[0]) < 0.2
+    assert out[1].split() == []
+
+
+def core_distributions():
+    """The installed distributions that the core dependencies need, themselves included."""
+    environment = {**default_environment(), "extra": ""}
+    found, todo = {}, [Requirement(text) for text in PROJECT["dependencies"]]
+    while todo:
+        requirement = todo.pop()
+        name = canonical(requirement.name)
+        if name in found or (requirement.marker and not requirement.marker.evaluate(environment)):
+            continue
+        found[name] = metadata.distribution(name)
+        todo += [Requirement(text) for text in found[name].requires or []]
+        for extra in requirement.extras:
+            inside = {**environment, "extra": extra}
+            for text in found[name].requires or []:
+                needed = Requirement(text)
+                if needed.marker and needed.marker.evaluate(inside):
+                    needed.marker = None
+                    todo.append(needed)
+    return found
+
+
+@pytest.mark.slow
+def test_the_wheel_works_beside_its_core_dependencies_alone(tmp_path):
+    """Build the wheel, install it into an empty environment that holds only what pyproject's core list requires."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("vmflearn-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for path in (ROOT / "vmflearn").rglob("*.py"):
+        assert path.relative_to(ROOT).as_posix() in names
+    assert not [name for name in names if not name.startswith("vmflearn")]
+
+    venv.create(tmp_path / "empty", with_pip=False)
+    (site,) = (tmp_path / "empty").glob("[Ll]ib/**/site-packages")
+    for distribution in core_distributions().values():
+        for top in {file.parts[0] for file in distribution.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+            source, link = Path(distribution.locate_file(top)), site / top
+            if source.is_dir() and (link.exists() or top in ("nvidia", "google", "torch", "mpl_toolkits")):
+                _merge(source, link)  # a folder that several distributions share
+            elif not link.exists():
+                link.symlink_to(source)
+    zipfile.ZipFile(wheel).extractall(site)
+    python = next((tmp_path / "empty").glob("bin/python"))
+    script = (
+        "import sys, vmflearn, vmflearn.sphere, vmflearn.ssl, vmflearn.train, vmflearn.evaluate, vmflearn.data\n"
+        "for room in (vmflearn.sphere, vmflearn.ssl, vmflearn.train, vmflearn.evaluate, vmflearn.data):\n"
+        "    for name in room.__all__: getattr(room, name)\n"
+        "import vmflearn.plots, vmflearn.paper, vmflearn.train.trainer\n"
+        "assert 'site-packages' in vmflearn.__file__ and sys.prefix in vmflearn.__file__\n"
+        "for absent in ('sphinx', 'jupyterlab', 'jupytext', 'myst_nb', 'nbclient', 'pytest'):\n"
+        "    try: __import__(absent)\n"
+        "    except ImportError: continue\n"
+        "    raise SystemExit(f'{absent} is here')\n"
+        "print('ok')\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
+    done = subprocess.run([python, "-I", "-W", "error::DeprecationWarning:vmflearn", "-c", script], env=clean,
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "ok\n", done.stderr
+    assert "Warning" not in done.stderr
+
+
+def _merge(source, target):
+    """Link what a folder holds into a folder of the same name."""
+    if target.is_symlink():
+        first = target.resolve()
+        target.unlink()
+        _merge(first, target)
+    target.mkdir(exist_ok=True)
+    for entry in source.iterdir():
+        if not (target / entry.name).exists():
+            (target / entry.name).symlink_to(entry)

@@ -1,0 +1,35 @@
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from vmflearn.plots import COLORS, INK, book_style, image_grid
+
+
+def luminance(color):
+    """Relative luminance as the Web Content Accessibility Guidelines define it."""
+    rgb = np.array(mpl.colors.to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("color", [*COLORS, INK])
+@pytest.mark.parametrize("page", ["#ffffff", "#14181e"])
+def test_colours_stand_out_on_light_and_dark_pages(color, page):
+    low, high = sorted([luminance(color), luminance(page)])
+    assert (high + 0.05) / (low + 0.05) > 2.5  # 3 is the guideline for graphics; thick lines and markers forgive a little
+
+
+def test_book_style_sets_the_cycle():
+    with mpl.rc_context():
+        book_style()
+        assert [entry["color"] for entry in mpl.rcParams["axes.prop_cycle"]] == list(COLORS)
+
+
+def test_image_grid_shows_each_image_and_hides_the_rest():
+    figure, axes = plt.subplots(2, 2)
+    image_grid(axes, np.zeros((3, 4, 4, 3)), ["a", "b", "c"])
+    shown = [len(axis.get_images()) for axis in axes.ravel()]
+    assert shown == [1, 1, 1, 0]
+    assert [axis.get_title() for axis in axes.ravel()] == ["a", "b", "c", ""]
+    plt.close(figure)

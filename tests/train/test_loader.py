@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+
+from vmflearn import distributed
+from vmflearn.ssl.views import dino_crops
+from vmflearn.train.config import ConfigError
+from vmflearn.train.loader import ArrayLoader, Order
+
+
+def test_an_epoch_visits_images_once_and_the_next_in_another_order():
+    order = Order(n_images=103, batch_size=10, seed=3)
+    assert order.steps_per_epoch == 10
+    epochs = [np.concatenate([order.indices(e * 10 + s)[1] for s in range(10)]) for e in (0, 1)]
+    for visited in epochs:
+        assert len(set(visited)) == 100
+        assert set(visited) <= set(range(103))
+    assert not np.array_equal(*epochs)
+    assert order.indices(25)[0] == 2
+
+
+def test_the_order_depends_on_seed_and_step_alone():
+    order = Order(50, 7, seed=1)
+    forward = [order.indices(step)[1] for step in range(20)]
+    fresh = Order(50, 7, seed=1)
+    for step in (19, 3, 12):
+        np.testing.assert_array_equal(fresh.indices(step)[1], forward[step])
+    assert not np.array_equal(Order(50, 7, seed=2).indices(0)[1], forward[0])
+
+
+def test_processes_share_the_batch_of_one(monkeypatch):
+    whole = Order(64, 12, seed=0)
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: 3)
+        share = Order(64, 12, seed=0)
+        assert share.steps_per_epoch == whole.steps_per_epoch
+        parts.append(share.indices(7)[1])
+    np.testing.assert_array_equal(np.concatenate(parts), whole.indices(7)[1][:12])
+    with pytest.raises(ConfigError, match=r"batch_size=10 is not a multiple of the 3 processes"):
+        Order(64, 10, seed=0)
+
+
+def test_too_large_a_batch_is_refused():
+    with pytest.raises(ConfigError, match=r"batch_size=65 is larger than the data set \(64 images\)"):
+        Order(64, 65, seed=0)
+
+
+def test_array_loader_starts_anywhere():
+    images = torch.randint(0, 256, (32, 3, 20, 20), dtype=torch.uint8)
+    loader = ArrayLoader(images, dino_crops(8, 4, 1), Order(32, 8, seed=0), torch.device("cpu"))
+    steps = list(loader(0, 6))
+    assert [crop.shape for crop in steps[0]] == [(8, 3, 8, 8), (8, 3, 8, 8), (8, 3, 4, 4)]
+    (resumed,) = loader(5, 6)
+    for one, other in zip(resumed, steps[5], strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,22 @@
+"""Data: the embedded photographs, folders of images, and the real directional data of the book."""
+
+import importlib
+
+_HOMES = {
+    "Photos": "photos",
+    "load_photos": "photos",
+    "ImageSource": "sources",
+    "UnreadableImage": "sources",
+    "open_images": "sources",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,22 @@
+"""Evaluation: what a representation is worth when it is no longer trained."""
+
+import importlib
+
+_HOMES = {
+    "colour_statistics": "features",
+    "extract_features": "features",
+    "pixel_features": "features",
+    "knn_accuracy": "knn",
+    "knn_predict": "knn",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

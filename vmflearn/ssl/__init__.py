@@ -1,0 +1,56 @@
+"""Self-distillation with a von Mises-Fisher last layer: prototypes, heads, centring, losses, views and backbones.
+
+Names are loaded when they are first used, so that ``import vmflearn.ssl`` pulls in neither timm nor torchvision.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vmflearn.ssl.backbones import attention_maps, create_backbone
+    from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
+    from vmflearn.ssl.heads import DINOHead
+    from vmflearn.ssl.losses import dino_loss
+    from vmflearn.ssl.methods import MultiCropNetwork
+    from vmflearn.ssl.prototypes import Prototypes
+    from vmflearn.ssl.views import CropSpec, dino_crops, multi_crop
+
+__all__ = [
+    "CropSpec",
+    "DINOHead",
+    "LogitCentering",
+    "MultiCropNetwork",
+    "ProbabilityCentering",
+    "Prototypes",
+    "attention_maps",
+    "create_backbone",
+    "dino_crops",
+    "dino_loss",
+    "multi_crop",
+]
+
+_MODULES = {
+    "CropSpec": "views",
+    "DINOHead": "heads",
+    "LogitCentering": "centering",
+    "MultiCropNetwork": "methods",
+    "ProbabilityCentering": "centering",
+    "Prototypes": "prototypes",
+    "attention_maps": "backbones",
+    "create_backbone": "backbones",
+    "dino_crops": "views",
+    "dino_loss": "losses",
+    "multi_crop": "views",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,67 @@
+"""The cross-entropy between the teacher's targets and the student's predictions over pairs of crops."""
+
+import torch
+from torch import Tensor
+
+
+def dino_loss(student_logits: Tensor, teacher_probs: Tensor) -> Tensor:
+    """Cross-entropy averaged over the pairs of a teacher view and another crop of the student.
+
+    With targets q_u of the two teacher views u = 0, 1 and student logits s_v of the V crops, of which 0 and 1 are the
+    teacher's views,
+
+        L = 1/(2V - 2)  sum_u sum_{v != u}  mean_b  -<q_u, log softmax(s_v)>
+
+    The cross-entropy is linear in the target. So the targets that a crop meets are added up first, and one log-sum-exp
+    a crop is enough:
+
+        L = 1/(2V - 2)  sum_v  mean_b  |Q_v|_1 logsumexp(s_v) - <Q_v, s_v>,      Q_v = sum_{u != v} q_u
+
+    Parameters
+    ----------
+    student_logits : Tensor, (crops, batch, out_dim)
+        Complete logits, temperature included; at least two crops.
+    teacher_probs : Tensor, (2, batch, out_dim)
+        Targets, rows that sum to one. They count as constants: no gradient flows into them.
+
+    Returns
+    -------
+    Tensor, ()
+        float32, under autocast too; float64 if an input is.
+
+    Raises
+    ------
+    ValueError
+        If a shape is not as stated.
+    """
+    _check_shapes(student_logits, teacher_probs)
+    dtype = torch.promote_types(torch.promote_types(student_logits.dtype, teacher_probs.dtype), torch.float32)
+    n_crops = len(student_logits)
+    q_0, q_1 = teacher_probs.detach().to(dtype).unbind()
+    both = q_0 + q_1
+    targets = [q_1, q_0, *[both] * (n_crops - 2)]
+    loss = student_logits.new_zeros((), dtype=dtype)
+    for s, q in zip(student_logits.unbind(), targets, strict=True):
+        s = s.to(dtype)
+        # |Q|_1 is one or two up to rounding, which a large log-sum-exp would magnify.
+        loss = loss + (q.sum(dim=-1) * s.logsumexp(dim=-1) - (q * s).sum(dim=-1)).mean()
+    return loss / (2 * n_crops - 2)
+
+
+def _check_shapes(student_logits: Tensor, teacher_probs: Tensor) -> None:
+    student, teacher = tuple(student_logits.shape), tuple(teacher_probs.shape)
+    if len(student) != 3 or student_logits.numel() == 0:
+        raise ValueError(
+            f"student_logits must have shape (crops, batch, out_dim), none of them zero, got {student}: "
+            "stack the crops in the first dimension"
+        )
+    if student[0] < 2:
+        raise ValueError(
+            f"student_logits must hold at least 2 crops, got {student[0]}: a teacher view is compared with other crops "
+            "only, so pass both global views and then the local ones"
+        )
+    if teacher != (2, *student[1:]):
+        raise ValueError(
+            f"teacher_probs must have shape {(2, *student[1:])} beside student_logits {student}, got {teacher}: "
+            "pass the targets of the two global views, of the same images and components"
+        )
