@@ -28,11 +28,11 @@ $(READY): pyproject.toml constraints.txt
 book: $(READY)
 	$(BIN)/python book/tools/vendor.py
 	$(BIN)/python book/tools/execute.py run
-	$(BIN)/python book/tools/site.py --notebooks book/_build/notebooks
+	$(BIN)/python book/tools/build_site.py --notebooks book/_build/notebooks
 
 html: $(READY)
 	$(BIN)/python book/tools/vendor.py
-	$(BIN)/python book/tools/site.py --notebooks book/notebooks
+	$(BIN)/python book/tools/build_site.py
 
 test: $(READY) lint
 	$(BIN)/python book/tools/vendor.py

@@ -152,14 +152,14 @@ def test_kernel_under_function_transforms(dim: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dim", [3, 256])
-def test_kernel_compiles_to_one_graph(dim: int) -> None:
+def test_kernel_compiles_to_one_graph() -> None:
+    dim = 256
     w = torch.linspace(0.0, 9.0, 4 * dim, dtype=torch.float64).reshape(4, dim).requires_grad_()
 
     def total(w: torch.Tensor) -> torch.Tensor:
         return log_hypergeometric_kernel(torch.linalg.vector_norm(w, dim=-1), w.shape[-1]).sum()
 
-    compiled = torch.compile(total, backend="aot_eager", fullgraph=True, dynamic=False)(w)
+    compiled = torch.compile(total, backend="aot_eager", fullgraph=True)(w)
     torch.testing.assert_close(compiled, total(w), rtol=1e-14, atol=0)
     (gradient,) = torch.autograd.grad(compiled, w)
     (expected,) = torch.autograd.grad(total(w), w)

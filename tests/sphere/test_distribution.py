@@ -236,6 +236,16 @@ def test_bad_parameters(loc, kappa, message: str) -> None:
         VonMisesFisher(loc, kappa)
 
 
+def test_checks_do_not_depend_on_the_global_default() -> None:
+    default = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        with pytest.raises(ValueError, match="concentration must be"):
+            VonMisesFisher(basis(3), -1.0)
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(default)
+
+
 def test_rounded_float32_directions_are_accepted() -> None:
     loc = torch.nn.functional.normalize(torch.randn(100, 256, generator=torch.Generator().manual_seed(0)), dim=-1)
     VonMisesFisher(loc, 1.0).log_prob(loc)

@@ -51,7 +51,8 @@ class VonMisesFisher(Distribution):
     concentration : Tensor (...) or number
         Finite and not negative; 0 is the uniform distribution. Broadcast against the batch shape of ``loc``.
     validate_args : bool, optional
-        Whether to check the parameters and the argument of `log_prob`; default that of ``torch.distributions``.
+        Whether to check the parameters and the argument of `log_prob`; default yes, whatever the default of
+        ``torch.distributions`` is, because ``torch.compile`` turns that one off for the whole process.
 
     Raises
     ------
@@ -82,7 +83,7 @@ class VonMisesFisher(Distribution):
             raise ValueError(f"loc must have shape (..., dim) with dim at least 2, got shape {tuple(loc.shape)}")
         if not isinstance(concentration, Tensor):
             concentration = as_real_tensor(concentration, "concentration").to(loc)
-        checked = self._validate_args if validate_args is None else validate_args
+        checked = True if validate_args is None else validate_args
         if checked:
             concentration = as_concentration(concentration, "concentration")
             valid = unit_vector.check(loc)

@@ -199,8 +199,8 @@ def log_hypergeometric_kernel(kappa: Tensor, dim: int) -> Tensor:
     r""":math:`\log H(\kappa) = \log C_p(0) - \log C_p(\kappa)`: 0 at 0, increasing, with slope A.
 
     Unchecked: negative, NaN or infinite ``kappa`` give meaningless values. For training steps, ``torch.compile`` and
-    ``vmap``; elsewhere call `vmflearn.sphere.bessel.log_hypergeometric`. In a compiled graph ``dim`` is a constant: code
-    that is compiled for several dimensions needs ``dynamic=False``.
+    ``vmap``; elsewhere call `vmflearn.sphere.bessel.log_hypergeometric`. In a compiled graph ``dim`` is a
+    constant: code that is compiled for several dimensions needs ``dynamic=False``.
     """
     return _WithSlope.apply(_working(kappa), _log_h, length_kernel, dim).to(kappa.dtype)
 

@@ -384,7 +384,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
     def _n_free_parameters(self) -> int:
         n_components, dim = self.means_.shape
         n_concentrations = n_components if self.concentration == "free" else 1
-        return n_components * dim + n_concentrations + n_components - 1
+        return n_components * (dim - 1) + n_concentrations + n_components - 1
 
 
 def _check_integer(name: str, value: Any) -> None:

@@ -1,0 +1,137 @@
+"""Text and stored notebook of every chapter are one, and every way in which they could differ is found."""
+
+import base64
+import shutil
+
+import nbformat
+import pytest
+from chapters import chapter_names, read_chapter
+from check_pair import pairing_faults
+
+
+@pytest.mark.parametrize("name", chapter_names())
+def test_chapter_and_its_notebook_agree(name):
+    assert pairing_faults()[name] == []
+
+
+def test_every_notebook_has_a_text():
+    assert sorted(pairing_faults()) == chapter_names() != []
+
+
+@pytest.fixture
+def copy(example, tmp_path):
+    shutil.copytree(example, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def faults(folder):
+    return "; ".join(pairing_faults(folder / "src", folder / "notebooks")["09_example"])
+
+
+def test_a_sound_pair_has_no_fault(copy):
+    assert faults(copy) == ""
+
+
+def edit_text(text):
+    return text.replace("2 + 2", "2 + 3")
+
+
+def edit_tags(text):
+    return text.replace('print("two', ':tags: [hide-input]\nprint("two')
+
+
+def add_cell(text):
+    return text + "\nOne more paragraph.\n"
+
+
+@pytest.mark.parametrize("change", [edit_text, edit_tags, add_cell])
+def test_a_changed_text_is_found(copy, change):
+    source = copy / "src" / "09_example.md"
+    source.write_text(change(source.read_text()))
+    assert "text and notebook differ" in faults(copy)
+
+
+def not_executed(cells):
+    for cell in cells:
+        cell.update(outputs=[], execution_count=None)
+
+
+def out_of_order(cells):
+    cells[0].execution_count, cells[1].execution_count = 2, 1
+
+
+def stored_error(cells):
+    cells[1].outputs.append(nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[]))
+
+
+def stored_warning(cells):
+    cells[1].outputs.append(nbformat.v4.new_output("stream", name="stderr", text="UserWarning: something"))
+
+
+def undescribed_figure(cells):
+    cells[1].outputs.append(cells[0].outputs[-1])
+
+
+def large_image(cells):
+    data = {"image/png": base64.b64encode(bytes(150_001)).decode()}
+    cells[0].outputs.append(nbformat.v4.new_output("display_data", data=data))
+
+
+def large_notebook(cells):
+    cells[1].outputs.append(nbformat.v4.new_output("stream", name="stdout", text="x" * 1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (not_executed, "not executed once from top to bottom"),
+        (out_of_order, "not executed once from top to bottom"),
+        (stored_error, "code cell 2: a stored error, ValueError: no"),
+        (stored_warning, "code cell 2: something on the error stream"),
+        (undescribed_figure, "code cell 2: a figure without alternative text"),
+        (large_image, "code cell 1: an image of 150,001 bytes"),
+        (large_notebook, "bytes, more than 1,000,000"),
+    ],
+)
+def test_a_fault_of_the_notebook_is_found(copy, change, message):
+    path = copy / "notebooks" / "09_example.ipynb"
+    notebook = nbformat.read(path, 4)
+    change([cell for cell in notebook.cells if cell.cell_type == "code"])
+    nbformat.write(notebook, path)
+    assert message in faults(copy)
+
+
+def test_missing_and_stray_notebooks_are_found(copy):
+    path = copy / "notebooks" / "09_example.ipynb"
+    path.rename(path.with_name("10_stray.ipynb"))
+    found = pairing_faults(copy / "src", copy / "notebooks")
+    assert "no notebook 09_example.ipynb" in found["09_example"][0]
+    assert "has no text" in found["10_stray"][0]
+
+
+def test_cell_ids_follow_content(copy):
+    source = copy / "src" / "09_example.md"
+    before = [cell.id for cell in read_chapter(source).cells]
+    assert len(set(before)) == len(before)
+    source.write_text(edit_text(source.read_text()))
+    after = [cell.id for cell in read_chapter(source).cells]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False]
+
+
+def test_a_path_of_this_machine_in_an_output_is_found(copy):
+    from chapters import BOOK
+    from execute import private_paths
+
+    notebook = nbformat.read(copy / "notebooks" / "09_example.ipynb", 4)
+    assert private_paths(notebook) == []
+    notebook.cells[-1].outputs[0].text = f"{BOOK.parent}/vmflearn/plots.py:3: a warning"
+    assert "code cell 2 holds a path" in private_paths(notebook)[0]
+
+
+def test_a_failing_cell_is_named_with_its_traceback(copy):
+    from execute import ChapterError, execute
+
+    source = copy / "src" / "09_example.md"
+    source.write_text(source.read_text().replace("2 + 2", "2 / 0"))
+    with pytest.raises(ChapterError, match=r"09_example: code cell 2 of 2 failed(.|\n)*ZeroDivisionError"):
+        execute(read_chapter(source), "09_example", copy / "work")
