@@ -125,8 +125,13 @@ def test_the_wheel_works_beside_its_core_dependencies_alone(tmp_path):
         "print('ok')\n"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
-    done = subprocess.run([python, "-I", "-W", "error::DeprecationWarning:vmflearn", "-c", script], env=clean,
-                          cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-I", "-W", "error::DeprecationWarning:vmflearn", "-c", script],
+        env=clean,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout == "ok\n", done.stderr
     assert "Warning" not in done.stderr
 

@@ -17,7 +17,9 @@ def luminance(color):
 @pytest.mark.parametrize("page", ["#ffffff", "#14181e"])
 def test_colours_stand_out_on_light_and_dark_pages(color, page):
     low, high = sorted([luminance(color), luminance(page)])
-    assert (high + 0.05) / (low + 0.05) > 2.5  # 3 is the guideline for graphics; thick lines and markers forgive a little
+    assert (high + 0.05) / (
+        low + 0.05
+    ) > 2.5  # 3 is the guideline for graphics; thick lines and markers forgive a little
 
 
 def test_book_style_sets_the_cycle():

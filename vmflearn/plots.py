@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
@@ -26,7 +27,7 @@ def book_style() -> None:
             "axes.labelcolor": INK,
             "axes.titlecolor": INK,
             "axes.titlesize": "medium",
-            "axes.prop_cycle": mpl.cycler(color=COLORS) + mpl.cycler(linestyle=["-", "--", "-.", ":", "-", "--"]),
+            "axes.prop_cycle": cycler(color=COLORS) + cycler(linestyle=["-", "--", "-.", ":", "-", "--"]),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "xtick.color": INK,

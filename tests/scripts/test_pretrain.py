@@ -113,7 +113,7 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_before_anything_starts(tmp_path, arguments, words):
-    code, out, err = run("--config", PHOTOS, *arguments, "--run-dir", tmp_path / "run")
+    code, _, err = run("--config", PHOTOS, *arguments, "--run-dir", tmp_path / "run")
     assert code == 2
     assert words in err
     assert len(err.strip().splitlines()) == 1, err

@@ -92,6 +92,11 @@ def test_dino_crops_have_the_published_probabilities():
         ((8, (0.5, 1.1), 0.5, 0.0), "scale must be"),
         ((8, (0.5, 1.0), 1.5, 0.0), "blur must be a probability"),
         ((8, (0.5, 1.0), 0.5, -0.1), "solarize must be a probability"),
+        ((8, (0.5, 1.0), 0.5, 0.0, (0.0, 2.0)), r"sigma must be .* got \(0.0, 2.0\)"),
+        ((8, (0.5, 1.0), 0.5, 0.0, (0.2, 0.1)), "sigma must be two rising"),
+        ((8, (0.5, 1.0), 0.5, 0.0, (0.1, 2.0), -0.5), "jitter must be a strength .* got -0.5"),
+        ((8, (0.5, 1.0), 0.5, 0.0, (0.1, 2.0), 2.6), "jitter must be a strength from 0 to 2.5"),
+        ((8, (0.5, 1.0), 0.5, 0.0, (0.1, 2.0), 1.0, 1.1), "grey must be a probability"),
     ],
 )
 def test_crop_spec_refuses_what_makes_no_crop(arguments, message):
@@ -130,6 +135,21 @@ def test_draws_have_the_probabilities_and_ranges_of_dino():
     counts = (first.order * torch.tensor([1, 4, 16, 64])).sum(dim=1).unique(return_counts=True)[1]
     assert len(counts) == 24
     assert ((counts - n / 24).abs() < 5 * (n / 24) ** 0.5).all()
+
+
+def test_strength_of_jitter_grey_and_blur_can_be_set():
+    key = {"seed": 3, "epoch": 1, "indices": range(2000), "sizes": [(48, 64)] * 2000}
+    usual = views.draw(CROPS, **key)
+    set_ = views.draw(views.dino_crops(32, 16, 2, sigma=(0.3, 0.5), jitter=0.5, grey=0.05), **key)
+    centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    for draws, before in zip(set_, usual, strict=True):
+        torch.testing.assert_close(draws.factors - centre, 0.5 * (before.factors - centre))
+        assert 0.03 < draws.grey.float().mean() < 0.07
+        assert not (draws.grey & ~before.grey).any()
+        assert 0.3 <= draws.sigma.min() < 0.31
+        assert 0.49 < draws.sigma.max() <= 0.5
+        for name in ("boxes", "flip", "jitter", "order", "blur", "solarize"):
+            assert torch.equal(getattr(draws, name), getattr(before, name))
 
 
 def test_boxes_lie_in_the_image_and_cover_the_asked_share():

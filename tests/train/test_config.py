@@ -55,6 +55,10 @@ def test_overrides_win_and_keep_types(tmp_path):
         ("head.normalization=L2", ["head.normalization", "none, l2, vmf", "'L2'"]),
         ("views.local_scale=[0.1]", ["views.local_scale", "pair of numbers"]),
         ("views.local_scale=[0.5, 0.1]", ["views.local_scale", "rising"]),
+        ("views.blur_sigma=[0, 2]", ["views.blur_sigma", "rising positive", "[0.0, 2.0]"]),
+        ("views.color_jitter=-1", ["views.color_jitter", "[0, 2.5]", "-1"]),
+        ("views.color_jitter=2.6", ["views.color_jitter", "[0, 2.5]", "2.6"]),
+        ("views.grey=1.5", ["views.grey", "[0, 1]", "1.5"]),
         ("model.options=3", ["model.options", "mapping"]),
         ("optimizer=3", ["optimizer", "section", "3"]),
         ("optimizer.lr", ["--section.key=value"]),
@@ -94,7 +98,7 @@ def test_bad_files_are_named(tmp_path, text, words):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="absent.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"absent\.yaml cannot be read"):
         load_config(tmp_path / "absent.yaml")
 
 

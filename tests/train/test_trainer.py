@@ -1,7 +1,9 @@
 import json
+import math
 import signal
 import threading
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -185,6 +187,7 @@ def test_the_six_settings_train_for_fifty_steps(tmp_path, normalization, centeri
     config = tiny(
         f"head.normalization={normalization}",
         f"teacher.centering={centering}",
+        "head.batch_norm=true",
         "optimizer.batch_size=64",
         "optimizer.warmup_epochs=0",
         "optimizer.lr=2e-3",
@@ -194,9 +197,12 @@ def test_the_six_settings_train_for_fifty_steps(tmp_path, normalization, centeri
         "run.log_every=1",
     )
     result = trainer.pretrain(config, tmp_path, quiet=True)
-    losses = [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")]
-    assert result.steps == len(losses) == 50
-    assert sum(losses[-5:]) < sum(losses[:5])  # it learns
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert result.steps == len(metrics) == 50
+    assert all(math.isfinite(line["loss"]) for line in metrics)
+    # At the start all images look alike to the teacher; it has begun to tell them apart. (The loss says nothing here:
+    # it is low while every image has the same sure output, and rises as the centre takes that away.)
+    assert metrics[-1]["teacher_information"] > 1.5 * metrics[0]["teacher_information"]
 
 
 def test_three_steps_equal_dinos_longhand(tmp_path):
@@ -234,7 +240,7 @@ def test_three_steps_equal_dinos_longhand(tmp_path):
         epoch, indices = order.indices(step)
         views = multi_crop(images[indices], torch.from_numpy(indices), crops=crops, seed=0, epoch=epoch)
         views = [view.double() for view in views]
-        temperature = torch.linspace(0.04, 0.07, 3)[epoch].item()
+        temperature = np.linspace(0.04, 0.07, 3)[epoch]
         with torch.no_grad():
             t = [logits(teacher, view) for view in views[:2]]
         s = [logits(student, view) for view in views]
@@ -262,5 +268,5 @@ def test_three_steps_equal_dinos_longhand(tmp_path):
                 p.mul_(momentum).add_((1 - momentum) * q)
         center = 0.9 * center + 0.1 * torch.cat(t).mean(dim=0)
 
-    torch.testing.assert_close(torch.tensor(ours), torch.tensor(losses), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(ours, losses, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(saved["centering"]["center"], center, rtol=1e-10, atol=1e-10)

@@ -8,6 +8,8 @@ _HOMES = {
     "ImageSource": "sources",
     "UnreadableImage": "sources",
     "open_images": "sources",
+    "Household": "household",
+    "load_household": "household",
 }
 __all__ = sorted(_HOMES)
 

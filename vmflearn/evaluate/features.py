@@ -50,10 +50,10 @@ def extract_features(
     _check_images(images)
     if size < 1 or batch_size < 1:
         raise ValueError(f"size and batch_size must be positive, got {size} and {batch_size}")
-    if device is None:
-        device = next((parameter.device for parameter in backbone.parameters()), images.device)
+    first = next(backbone.parameters(), torch.empty(0, device=images.device))
+    device, dtype = device or first.device, first.dtype
     with evaluation_mode(backbone):
-        features = [backbone(_resize(batch.to(device), size)).float() for batch in images.split(batch_size)]
+        features = [backbone(_resize(batch.to(device), size).to(dtype)).float() for batch in images.split(batch_size)]
         return F.normalize(torch.cat(features), dim=1)
 
 

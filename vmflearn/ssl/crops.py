@@ -18,9 +18,8 @@ from torch import Tensor
 
 from vmflearn.ssl.keyed_random import keyed_uniforms
 
-FLIP, JITTER, GREY = 0.5, 0.8, 0.2  # probabilities, the same for every crop
+FLIP, JITTER = 0.5, 0.8  # probabilities, the same for every crop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1  # half widths of the factors around 1 (hue: around 0)
-SIGMA = (0.1, 2.0)  # blur, in pixels of the crop
 ASPECT = (3 / 4, 4 / 3)  # width / height of a crop's box
 TRIES = 10  # boxes tried before the central one is taken
 
@@ -39,6 +38,13 @@ class CropSpec:
         Probability of a Gaussian blur.
     solarize
         Probability of a solarisation.
+    sigma
+        Least and greatest standard deviation of the blur, in pixels of the crop.
+    jitter
+        Strength of the colour jitter: the half widths of its four factors are multiplied by it. 1 is DINO's; more
+        than 2.5 would let brightness and contrast go below zero.
+    grey
+        Probability that the colours are dropped.
 
     Raises
     ------
@@ -50,13 +56,20 @@ class CropSpec:
     scale: tuple[float, float]
     blur: float
     solarize: float
+    sigma: tuple[float, float] = (0.1, 2.0)
+    jitter: float = 1.0
+    grey: float = 0.2
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1 pixel, got {self.size}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale must be two shares of the area, 0 < lo <= hi <= 1, got {self.scale}")
-        for name in ("blur", "solarize"):
+        if len(self.sigma) != 2 or not 0 < self.sigma[0] <= self.sigma[1]:
+            raise ValueError(f"sigma must be two rising positive numbers of pixels, got {self.sigma}")
+        if not 0 <= self.jitter <= 1 / BRIGHTNESS:
+            raise ValueError(f"jitter must be a strength from 0 to {1 / BRIGHTNESS}, got {self.jitter}")
+        for name in ("blur", "solarize", "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a probability, 0 to 1, got {getattr(self, name)}")
 
@@ -67,6 +80,9 @@ def dino_crops(
     n_local: int,
     global_scale: tuple[float, float] = (0.4, 1.0),
     local_scale: tuple[float, float] = (0.05, 0.4),
+    sigma: tuple[float, float] = (0.1, 2.0),
+    jitter: float = 1.0,
+    grey: float = 0.2,
 ) -> tuple[CropSpec, ...]:
     """DINO's crops: two global ones, which the teacher sees, then the local ones.
 
@@ -78,6 +94,12 @@ def dino_crops(
         Number of local crops, 0 or more.
     global_scale, local_scale
         Shares of the area, see `CropSpec`.
+    sigma
+        Range of the blur's standard deviation in pixels. DINO's is for crops of 224 pixels; much smaller crops need
+        less, or nothing of their texture is left.
+    jitter, grey
+        Strength of the colour jitter and probability of greyscale, see `CropSpec`. The defaults are DINO's; where
+        colour tells the classes apart, less keeps more of it.
 
     Returns
     -------
@@ -88,13 +110,13 @@ def dino_crops(
     Raises
     ------
     ValueError
-        If `n_local` is negative, or a size or scale out of its range.
+        If `n_local` is negative, or another value out of its range.
     """
     if n_local < 0:
         raise ValueError(f"n_local must be 0 or more, got {n_local}")
-    first = CropSpec(global_size, global_scale, blur=1.0, solarize=0.0)
-    second = CropSpec(global_size, global_scale, blur=0.1, solarize=0.2)
-    local = CropSpec(local_size, local_scale, blur=0.5, solarize=0.0)
+    first = CropSpec(global_size, global_scale, blur=1.0, solarize=0.0, sigma=sigma, jitter=jitter, grey=grey)
+    second = CropSpec(global_size, global_scale, blur=0.1, solarize=0.2, sigma=sigma, jitter=jitter, grey=grey)
+    local = CropSpec(local_size, local_scale, blur=0.5, solarize=0.0, sigma=sigma, jitter=jitter, grey=grey)
     return (first, second) + (local,) * n_local
 
 
@@ -185,7 +207,7 @@ def draw(crops: Sequence[CropSpec], *, seed: int, epoch: int, indices: ArrayLike
 def _draw_one(spec: CropSpec, u: NDArray[np.float64], sizes: NDArray[np.int64]) -> Draws:
     # Columns of u: 4 for each tried box, then 14 that know nothing of the image's size.
     tries, rest = u[:, : 4 * TRIES], u[:, 4 * TRIES :]
-    spread = np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE])
+    spread = spec.jitter * np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE])
     factors = np.array([1.0, 1.0, 1.0, 0.0]) + spread * (2 * rest[:, 2:6] - 1)
     return Draws(
         boxes=torch.from_numpy(_boxes(spec.scale, tries.reshape(-1, TRIES, 4), sizes)),
@@ -193,9 +215,9 @@ def _draw_one(spec: CropSpec, u: NDArray[np.float64], sizes: NDArray[np.int64]) 
         jitter=torch.from_numpy(rest[:, 1] < JITTER),
         factors=torch.from_numpy(factors.astype(np.float32)),
         order=torch.from_numpy(rest[:, 6:10].argsort(axis=1)),  # sorting independent numbers gives a fair permutation
-        grey=torch.from_numpy(rest[:, 10] < GREY),
+        grey=torch.from_numpy(rest[:, 10] < spec.grey),
         blur=torch.from_numpy(rest[:, 11] < spec.blur),
-        sigma=torch.from_numpy((SIGMA[0] + (SIGMA[1] - SIGMA[0]) * rest[:, 12]).astype(np.float32)),
+        sigma=torch.from_numpy((spec.sigma[0] + (spec.sigma[1] - spec.sigma[0]) * rest[:, 12]).astype(np.float32)),
         solarize=torch.from_numpy(rest[:, 13] < spec.solarize),
     )
 

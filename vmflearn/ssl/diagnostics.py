@@ -8,7 +8,7 @@ from vmflearn.distributed import mean_over_processes
 
 @torch.no_grad()
 def teacher_statistics(probabilities: Tensor) -> dict[str, float]:
-    """Does the teacher's output depend on its input?
+    """How decided the teacher is, and how much its output depends on its input.
 
     With p the teacher's distribution over K components for one image, and a bar the mean over images:
 

@@ -90,7 +90,7 @@ def _link(source: Path, target: Path) -> None:
 def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest checkpoint that can be read, or None where there is none at all.
 
-    A damaged one (cut short, say) is named through ``warn``, set aside as ``*.damaged``, and the one before it is taken.
+    A damaged one (cut short, say) is named through ``warn`` and set aside as ``*.damaged``; the one before it is taken.
 
     Raises
     ------

@@ -44,6 +44,12 @@ class ViewsConfig:
     n_local: int = 10
     global_scale: tuple[float, float] = (0.25, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.25)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation in pixels of the crop; DINO's is for crops of 224 pixels."""
+    color_jitter: float = 1.0
+    """Strength of the colour jitter, as a multiple of DINO's (0 switches it off, 2.5 is the most)."""
+    grey: float = 0.2
+    """Probability that a crop loses its colours."""
 
 
 @dataclass
@@ -186,7 +192,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return config
 
 
-def _build(cls: type, settings: Any, prefix: str) -> Any:
+def _build(cls: Any, settings: Any, prefix: str) -> Any:
     """Make a dataclass of a mapping, refusing what does not fit."""
     if not isinstance(settings, dict):
         raise ConfigError(f"{prefix.rstrip('.')} must be a section of keys, not {settings!r}")
@@ -223,13 +229,9 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             number = math.nan
         if math.isfinite(number):
             return number
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif hint is bool and isinstance(value, bool):
-        return value
     elif hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
-    elif origin is dict and isinstance(value, dict):
+    elif type(value) is (origin or hint):  # exactly: True is no number
         return value
     wanted = {
         int: "a whole number",
@@ -242,7 +244,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 def _check(config: Config) -> None:
     """Refuse values out of range, and pairs that are each possible but not together."""
-    for name, value, low in (
+    numbers: tuple[tuple[str, float, int], ...] = (
         ("run.epochs", config.run.epochs, 1),
         ("run.max_steps", config.run.max_steps, 0),
         ("run.log_every", config.run.log_every, 1),
@@ -266,13 +268,15 @@ def _check(config: Config) -> None:
         ("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0),
         ("optimizer.freeze_last_layer_epochs", config.optimizer.freeze_last_layer_epochs, 0),
         ("teacher.temp_warmup_epochs", config.teacher.temp_warmup_epochs, 0),
-    ):
+    )
+    for name, value, low in numbers:
         if value < low:
             raise ConfigError(f"{name} must be at least {low}, not {value}")
     for name, share in (
         ("teacher.momentum", config.teacher.momentum),
         ("teacher.center_momentum", config.teacher.center_momentum),
         ("model.drop_path", config.model.drop_path),
+        ("views.grey", config.views.grey),
     ):
         if not 0 <= share <= 1:
             raise ConfigError(f"{name} must lie in [0, 1], not {share}")
@@ -289,6 +293,10 @@ def _check(config: Config) -> None:
     ):
         if not 0 < low <= high <= 1:
             raise ConfigError(f"{name} must be two rising shares of the area in (0, 1], not [{low}, {high}]")
+    if not 0 < config.views.blur_sigma[0] <= config.views.blur_sigma[1]:
+        raise ConfigError(f"views.blur_sigma must be two rising positive numbers, not {list(config.views.blur_sigma)}")
+    if not 0 <= config.views.color_jitter <= 2.5:
+        raise ConfigError(f"views.color_jitter must lie in [0, 2.5], not {config.views.color_jitter}")
     for name, epochs in (
         ("optimizer.warmup_epochs", config.optimizer.warmup_epochs),
         ("teacher.temp_warmup_epochs", config.teacher.temp_warmup_epochs),

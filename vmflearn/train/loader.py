@@ -152,10 +152,14 @@ class _CutImages(Dataset):
                     break
                 continue
             size = torch.tensor(image.shape[-2:])
-            drawn = draw(
-                self.crops, seed=self.seed, epoch=epoch, indices=np.array([index]), sizes=size[None].numpy()
+            drawn = draw(self.crops, seed=self.seed, epoch=epoch, indices=np.array([index]), sizes=size[None].numpy())
+            return (
+                [crop_image(image, one[0], crop.size) for one, crop in zip(drawn, self.crops, strict=True)],
+                epoch,
+                index,
+                size,
+                "\n".join(problems),
             )
-            return [crop_image(image, one) for one in drawn], epoch, index, size, "\n".join(problems)
         raise DataError(f"more than {MAX_UNREADABLE:.0%} of the images cannot be read: {'; '.join(problems[:3])}, ...")
 
 

@@ -12,7 +12,8 @@ def parameter_groups(model: nn.Module) -> list[dict[str, list[nn.Parameter] | fl
     Biases and one-dimensional tensors are not decayed; everything else is: position embeddings and class token, and
     also the prototypes' directions and magnitudes (``weight_v``, ``weight_g``). Frozen parameters are left out.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (plain if name.endswith(".bias") or parameter.ndim == 1 else decayed).append(parameter)

@@ -95,7 +95,7 @@ class _Labelled:
         return np.arange(rank, len(self.labels), distributed.world_size())
 
     def share(self, size: int, chunk: int = 512) -> Iterator[Tensor]:
-        """This process's images as bytes, (up to chunk, 3, height, width) at a time."""
+        """Images of this process as bytes, (up to chunk, 3, height, width) at a time."""
         mine = self.indices(distributed.rank())
         for start in range(0, len(mine), chunk):
             wanted = mine[start : start + chunk]

@@ -79,7 +79,8 @@ class Records:
         for name, value in {**metrics, **timing}.items():
             if name != "step":
                 self._events.add_scalar(name, value, step)
-        shown = {k: f"{metrics[k]:.4g}" for k in ("loss", "teacher_entropy", "knn_top1") if k in metrics}
+        told = ("loss", "teacher_entropy", "teacher_information", "knn_top1")
+        shown: dict[str, str] = {name: f"{metrics[name]:.4g}" for name in told if name in metrics}
         if "images_per_second" in timing:
             shown["images/s"] = f"{timing['images_per_second']:.0f}"
         self._bar.set_postfix(shown, refresh=False)

@@ -27,7 +27,7 @@ def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> 
 
 
 def teacher_temperature(epoch: int, start: float, end: float, warmup: int) -> float:
-    """Linear from ``start`` to ``end`` over ``warmup`` epochs (both ends reached), then constant; one value an epoch."""
+    """Linear from ``start`` to ``end`` over ``warmup`` epochs, both reached, then constant; one value an epoch."""
     if epoch >= warmup:
         return end
     return start + (end - start) * epoch / max(1, warmup - 1)

@@ -1,9 +1,10 @@
 """The pretraining loop: DINO's step, with the mixture's normaliser where the configuration asks for it.
 
 One step, in this order: schedules; crops; teacher and student logits; targets from the centred teacher; loss; check;
-backward; clip; frozen prototypes forget their gradient; AdamW; EMA of the teacher; centre. A run that is killed anywhere
-and started again with the same command continues as if it had not been: the schedules and the data order are functions
-of the step, random numbers are drawn by (seed, step) or (seed, epoch, image, crop), and the rest is in the checkpoint.
+backward; clip; frozen prototypes forget their gradient; AdamW; EMA of the teacher; centre. A run that is killed
+anywhere and started again with the same command continues as if it had not been: the schedules and the data order are
+functions of the step, random numbers are drawn by (seed, step) or (seed, epoch, image, crop), and the rest is in the
+checkpoint.
 
 Launch it with ``scripts/pretrain.py``, or call ``pretrain(load_config(path), run_dir)``.
 """
@@ -70,8 +71,10 @@ class RunResult:
 def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
     """Backbone and head of a configuration, freshly initialised from torch's current random state."""
     backbone = create_backbone(config.model.backbone, drop_path_rate=drop_path, **config.model.options)
+    features = backbone.num_features
+    assert isinstance(features, int)
     head = DINOHead(
-        backbone.num_features,
+        features,
         config.head.out_dim,
         config.head.normalization,
         hidden_dim=config.head.hidden_dim,
@@ -139,6 +142,9 @@ class _State:
             config.views.n_local,
             config.views.global_scale,
             config.views.local_scale,
+            config.views.blur_sigma,
+            config.views.color_jitter,
+            config.views.grey,
         )
         self.config, self.device, self.step, self.best = config, device, 0, -1.0
         self.loader = make_loader(config, crops, device)
@@ -150,10 +156,11 @@ class _State:
         self.student = build_model(config, drop_path=config.model.drop_path).to(device)
         self.teacher = build_model(config).to(device).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
-        centering = {"logit": LogitCentering, "probability": ProbabilityCentering}[config.teacher.centering]
-        self.centering = centering(config.head.out_dim, momentum=config.teacher.center_momentum).to(
-            device, DTYPES[config.run.precision]
-        )
+        kinds: dict[str, type[LogitCentering] | type[ProbabilityCentering]]
+        kinds = {"logit": LogitCentering, "probability": ProbabilityCentering}
+        self.centering = kinds[config.teacher.centering](
+            config.head.out_dim, momentum=config.teacher.center_momentum
+        ).to(device, DTYPES[config.run.precision])
         self.optimizer = make_optimizer(self.student)
 
     def save(self) -> dict[str, Any]:
@@ -211,7 +218,7 @@ def _train(config: Config, state: _State, run_dir: Path, stop: dict[str, int], q
             loss.backward()
             clip_each(student.parameters(), optim.clip_grad)
             if epoch < optim.freeze_last_layer_epochs:
-                drop_gradients(student.head.prototypes)
+                drop_gradients(student.head.get_submodule("prototypes"))
             optimizer.step()
             update_teacher(teacher, student, momentum)
             centering.update(teacher_logits, teacher_temp)
