@@ -56,6 +56,7 @@ def test_two_processes_train_like_one(tmp_path):
         "--head.out_dim=64",
         "--model.options={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
         "--model.drop_path=0",
+        "--head.batch_norm=false",
         "--run.precision=float64",
         "--run.max_steps=20",
         "--run.log_every=1",

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vmflearn.train.records import read_metrics
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "pretrain.py"
 PHOTOS = ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml"
@@ -56,29 +58,31 @@ def write_images(folder, n, size=(48, 40), **modes):
     return folder
 
 
+def steps_taken(folder):
+    return len(read_metrics(folder / "metrics.jsonl"))
+
+
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_where_the_unbroken_run_ends(tmp_path):
-    arguments = [*SMALL, "--run.epochs=16"]
-    code, out, err = run(*arguments, "--run-dir", tmp_path / "whole")
+    arguments = [*SMALL, "--run.epochs=16", "--optimizer.batch_size=300", "--views.n_local=1", "--run.knn_every=5"]
+    code, _, err = run(*arguments, "--run-dir", tmp_path / "whole")
     assert code == 0, err
+    total = steps_taken(tmp_path / "whole")
+    assert total == 96
     broken = tmp_path / "broken"
     rng = random.Random(0)
-    killed_while_saving = 0
-    for attempt in range(10):
+    for attempt, moment in enumerate(sorted(rng.sample(range(total - 10), 10))):
         process = start(*arguments, "--run-dir", broken)
-        metrics, checkpoints = broken / "metrics.jsonl", broken / "checkpoints"
-        before = metrics.stat().st_mtime_ns if metrics.exists() else 0
-        while process.poll() is None and (not metrics.exists() or metrics.stat().st_mtime_ns == before):
+        while process.poll() is None and steps_taken(broken) < moment:
             time.sleep(0.01)
-        deadline = time.monotonic() + rng.uniform(0, 1.2)
-        while process.poll() is None and (time.monotonic() < deadline or attempt % 2):
-            if attempt % 2 and any(checkpoints.glob("*.tmp")):
-                killed_while_saving += 1
-                break
+        if attempt % 2:  # while a checkpoint is being written
+            while process.poll() is None and not any((broken / "checkpoints").glob("*.tmp")):
+                pass
+        else:
+            time.sleep(rng.uniform(0, 0.2))
         assert process.poll() is None, "the run ended before it could be killed: make it longer"
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert killed_while_saving == 5
     code, out, err = run(*arguments, "--run-dir", broken)
     assert code == 0, err
     assert "continuing" in out

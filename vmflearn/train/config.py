@@ -287,12 +287,12 @@ def _check(config: Config) -> None:
     ):
         if temperature <= 0:
             raise ConfigError(f"{name} must be above 0, not {temperature}")
-    for name, (low, high) in (
+    for name, (least, most) in (
         ("views.global_scale", config.views.global_scale),
         ("views.local_scale", config.views.local_scale),
     ):
-        if not 0 < low <= high <= 1:
-            raise ConfigError(f"{name} must be two rising shares of the area in (0, 1], not [{low}, {high}]")
+        if not 0 < least <= most <= 1:
+            raise ConfigError(f"{name} must be two rising shares of the area in (0, 1], not [{least}, {most}]")
     if not 0 < config.views.blur_sigma[0] <= config.views.blur_sigma[1]:
         raise ConfigError(f"views.blur_sigma must be two rising positive numbers, not {list(config.views.blur_sigma)}")
     if not 0 <= config.views.color_jitter <= 2.5:

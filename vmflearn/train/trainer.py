@@ -156,6 +156,9 @@ class _State:
         self.student = build_model(config, drop_path=config.model.drop_path).to(device)
         self.teacher = build_model(config).to(device).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
+        if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
+            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
+            self.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
         kinds: dict[str, type[LogitCentering] | type[ProbabilityCentering]]
         kinds = {"logit": LogitCentering, "probability": ProbabilityCentering}
         self.centering = kinds[config.teacher.centering](
