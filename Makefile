@@ -45,7 +45,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=. book/notebooks/index.ipynb
+	$(BIN)/jupyter lab --notebook-dir=. book/notebooks/01_directions.ipynb
 
 pretrain: $(READY)
 	$(BIN)/python scripts/pretrain.py --config scripts/configs/photos_vit_tiny_dino_vmf.yaml

@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vmflearn import distributed
 from vmflearn.ssl.methods import MultiCropNetwork
@@ -49,7 +49,7 @@ def export_backbone(config: Config, model: MultiCropNetwork, run_dir: Path) -> P
     """
     path = run_dir / "backbone.safetensors"
     aside = path.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in model.backbone.state_dict().items()}, aside)
+    aside.write_bytes(save({name: tensor.contiguous() for name, tensor in model.backbone.state_dict().items()}))
     os.replace(aside, path)
     about = {"backbone": config.model.backbone, "options": config.model.options}
     (run_dir / "backbone.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

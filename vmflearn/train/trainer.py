@@ -117,16 +117,18 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> Run
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _signals() as stop:
         torch.manual_seed(config.seed)
         state = _State(config, device)
-        if distributed.rank() == 0:
-            write_preamble(config, run_dir)
-        if saved is None:
-            _say_start(config, state, say)
-        else:
+        if saved is not None:
             state.load(saved)
-            say(f"continuing {run_dir} at step {state.step} of {state.last}")
-        if state.step < state.last:
+        unfinished = state.step < state.last
+        if unfinished:
+            if distributed.rank() == 0:
+                write_preamble(config, run_dir)
+            if saved is None:
+                _say_start(config, state, say)
+            else:
+                say(f"continuing {run_dir} at step {state.step} of {state.last}")
             _train(config, state, run_dir, stop, quiet)
-        if distributed.rank() == 0:
+        if distributed.rank() == 0 and (unfinished or not (run_dir / "backbone.safetensors").exists()):
             export_backbone(config, state.teacher, run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     return RunResult(run_dir, state.step, metrics[-1] if metrics else {})
