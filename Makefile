@@ -57,7 +57,7 @@ release: $(READY)
 	$(BIN)/python book/tools/release.py
 
 bench: $(READY)
-	$(BIN)/python benchmarks/sphere.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sphere.py
 
 clean:
 	rm -rf book/_build book/release build dist

@@ -37,9 +37,9 @@ def main() -> int:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
-        print("interrupted before the first step; nothing to save", file=sys.stderr)
+        print("interrupted at once; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
-    except (ConfigError, CheckpointError, DataError, TrainingError, FileNotFoundError) as error:
+    except (ConfigError, CheckpointError, DataError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def test_killed_at_ten_random_moments_it_ends_where_the_unbroken_run_ends(tmp_pa
     broken = tmp_path / "broken"
     rng = random.Random(0)
     for attempt, moment in enumerate(sorted(rng.sample(range(total - 10), 10))):
+        for left in broken.glob("checkpoints/*.tmp"):
+            left.unlink()  # of the kill before, so that the wait below is for a new one
         process = start(*arguments, "--run-dir", broken)
         while process.poll() is None and steps_taken(broken) < moment:
             time.sleep(0.01)
@@ -102,6 +105,39 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path):
     assert "the same command continues from there" in err
     assert len(list((tmp_path / "checkpoints").glob("step-*.pt"))) >= 1
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups")
+def test_a_stop_of_the_whole_process_group_spares_the_workers_until_all_is_saved(tmp_path):
+    folder = write_images(tmp_path / "images", 64)
+    limits = ["--optimizer.batch_size=32", "--run.epochs=500", "--data.workers=2"]
+    process = start(*folder_arguments(folder, *limits), "--run-dir", tmp_path / "run", start_new_session=True)
+    while process.poll() is None and steps_taken(tmp_path / "run") < 3:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "the same command continues from there" in err
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
+    arguments = [*SMALL, "--optimizer.batch_size=300", "--run.epochs=4", "--run-dir", str(tmp_path)]
+    code, _, err = run(*arguments, "--run.max_steps=6")
+    assert code == 0, err
+
+    def little_room():  # the kernel refuses to let any file grow, as on a full disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    code, _, err = run(*arguments, preexec_fn=little_room)
+    assert code == 2
+    assert "error: " in err.splitlines()[-1]
+    assert "Traceback" not in err
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert "at step 6 of 24" in out
 
 
 @pytest.mark.parametrize(
@@ -140,9 +176,10 @@ def test_one_unreadable_image_among_good_ones_is_named_counted_and_skipped(tmp_p
     folder = write_images(tmp_path / "images", 128)
     bad = folder / "class_1" / "0037.jpg"
     bad.write_bytes(bad.read_bytes()[:200])
-    limits = ["--optimizer.batch_size=64", "--run.epochs=5", "--run.max_steps=2"]
+    limits = ["--optimizer.batch_size=64", "--run.epochs=5", "--run.max_steps=2", f"--data.val_root={folder}"]
     code, out, err = run(*folder_arguments(folder, *limits), "--run-dir", tmp_path / "run")
     assert code == 0, err
+    assert "kNN top-1" in out  # the unreadable one is left out of it
     assert out.count(f"skipped unreadable image {bad}") == 1
     assert "1 so far" in out
 

@@ -65,6 +65,7 @@ def test_overrides_win_and_keep_types(tmp_path):
         ("teacher.temp=0", ["teacher.temp", "above 0"]),
         ("teacher.momentum=1.1", ["teacher.momentum", "[0, 1]"]),
         ("run.epochs=0", ["run.epochs", "at least 1"]),
+        ("seed=-1", ["seed", "at least 0", "-1"]),
         ("data.source=folder", ["data.root"]),
         ("name.first=x", ["name", "x"]),
     ],

@@ -9,8 +9,9 @@ import timm
 import torch
 from torch.nn import functional as F
 
+from vmflearn.data import Photos
 from vmflearn.ssl.views import dino_crops, multi_crop
-from vmflearn.train import checkpoint, trainer
+from vmflearn.train import checkpoint, loader, trainer
 from vmflearn.train.checkpoint import CheckpointError
 from vmflearn.train.config import ConfigError, load_config
 from vmflearn.train.loader import make_loader
@@ -174,11 +175,43 @@ def test_a_loss_that_is_not_finite_stops_with_suspects(tmp_path, monkeypatch):
         ("optimizer.batch_size=1000000", "batch_size=1000000 is larger than the data set"),
         ("run.knn_k=1000000", "knn_k=1000000 is larger than the training set"),
         ("run.device=nonsense", "run.device=nonsense cannot be used"),
+        ("model.backbone=vit_tinny_patch16_224", "model.backbone=vit_tinny_patch16_224"),
+        ("model.options={no_such_option: 1}", "no_such_option"),
+        ("views.local_size=12", "views.local_size=12 is not a multiple of the backbone's patch, 8"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, override, words):
     with pytest.raises(ConfigError, match=words):
         trainer.pretrain(tiny(override), tmp_path, quiet=True)
+
+
+def test_other_images_are_refused(finished, monkeypatch):
+    photos = loader.load_photos("train")
+    fewer = Photos(photos.images[:1700], photos.labels[:1700], photos.class_names)
+    monkeypatch.setattr(loader, "load_photos", lambda split: fewer)
+    with pytest.raises(CheckpointError, match="made with 1800 images, and there are 1700 now"):
+        trainer.pretrain(tiny("model.drop_path=0.2"), finished.run_dir, quiet=True)
+
+
+def test_bfloat16_trains_on_the_cpu(tmp_path):
+    settings = ["run.max_steps=2", "optimizer.warmup_epochs=0"]
+    rough = trainer.pretrain(tiny("run.precision=bfloat16", *settings), tmp_path / "bfloat16", quiet=True)
+    exact = trainer.pretrain(tiny(*settings), tmp_path / "float32", quiet=True)
+    assert rough.metrics["loss"] == pytest.approx(exact.metrics["loss"], rel=0.05)
+    assert rough.metrics["loss"] != exact.metrics["loss"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_trains_stops_and_continues(tmp_path, precision):
+    settings = ["run.device=cuda", f"run.precision={precision}", "model.drop_path=0.2"]
+    trainer.pretrain(tiny(*settings, "run.max_steps=2"), tmp_path, quiet=True)
+    on_gpu = trainer.pretrain(tiny(*settings), tmp_path, quiet=True)
+    on_cpu = trainer.pretrain(tiny("model.drop_path=0.2", "run.max_steps=1"), tmp_path / "cpu", quiet=True)
+    assert on_gpu.steps == 9
+    first = read_metrics(tmp_path / "metrics.jsonl")[0]["loss"]
+    assert first == pytest.approx(on_cpu.metrics["loss"], rel=1e-4 if precision == "float32" else 0.05)
 
 
 @pytest.mark.parametrize("normalization", ["none", "l2", "vmf"])

@@ -51,9 +51,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, best: boo
     path = checkpoint_path(folder, step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_aside(path, lambda aside: torch.save(state, aside))
-        if best:
-            _write_aside(folder / "best.pt", lambda aside: _link(path, aside))
+        if best:  # first: a kill between the two leaves a best.pt that the resumed run writes again
+            _write_aside(folder / "best.pt", lambda aside: torch.save(state, aside))
+            _write_aside(path, lambda aside: _link(folder / "best.pt", aside))
+        else:
+            _write_aside(path, lambda aside: torch.save(state, aside))
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise CheckpointError(
@@ -71,7 +73,7 @@ def _write_aside(path: Path, write: Callable[[Path], None]) -> None:
     try:
         aside.unlink(missing_ok=True)
         write(aside)
-        with aside.open("rb") as file:
+        with aside.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
@@ -97,19 +99,23 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
     CheckpointError
         If checkpoints exist and none can be read: starting afresh silently would throw a run away.
     """
-    paths = sorted(folder.glob("step-*.pt"), reverse=True)
-    for i, path in enumerate(paths):
+    damaged: list[Path] = []
+    for path in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            then = f"going back to {paths[i + 1].name}" if i + 1 < len(paths) else "and there is no earlier one"
-            warn(f"checkpoint {path} cannot be read ({reason[:120]}); {then}")
-            path.rename(path.with_suffix(".damaged"))
-    if paths:
+            warn(f"checkpoint {path} cannot be read ({reason[:120]}); looking for an earlier one")
+            damaged.append(path)
+            continue
+        for bad in damaged:
+            bad.rename(bad.with_suffix(".damaged"))
+            warn(f"going back to {path.name}; {bad.name} is kept as {bad.stem}.damaged")
+        return saved
+    if damaged:
         raise CheckpointError(
-            f"none of the checkpoints in {folder} can be read; they are kept as *.damaged. "
-            "Give another run folder, or remove this one to start afresh"
+            f"none of the checkpoints in {folder} can be read. Give another run folder, or remove this one to start "
+            "afresh"
         )
     return None
 

@@ -169,7 +169,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise ConfigError(f"configuration {path} cannot be read: {error.strerror or error}") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(settings, dict):
             raise ConfigError(f"configuration {path} must be a mapping of keys, not a {type(settings).__name__}")
@@ -245,6 +245,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 def _check(config: Config) -> None:
     """Refuse values out of range, and pairs that are each possible but not together."""
     numbers: tuple[tuple[str, float, int], ...] = (
+        ("seed", config.seed, 0),
         ("run.epochs", config.run.epochs, 1),
         ("run.max_steps", config.run.max_steps, 0),
         ("run.log_every", config.run.log_every, 1),

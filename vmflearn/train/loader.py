@@ -5,6 +5,7 @@ process its slice of those, so the images of a step, like the views drawn for th
 processes or workers, nor on where a run was resumed.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -91,6 +92,7 @@ class FolderLoader:
             batch_sampler=_Batches(self.order, first, last),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=ignore_signals,
         )
         for cut, epochs, indices, sizes, problems in loader:
             self._report([line for line in problems if line])
@@ -113,7 +115,7 @@ class FolderLoader:
             if path not in self.unreadable:
                 self.unreadable[path] = reason
                 self.news.append(f"skipped unreadable image {path} ({reason}); {len(self.unreadable)} so far")
-        if len(self.unreadable) > MAX_UNREADABLE * len(self.source):
+        if len(self.unreadable) > MAX_UNREADABLE * len(self.source) / distributed.world_size():
             names = ", ".join(list(self.unreadable)[:3])
             raise DataError(
                 f"{len(self.unreadable)} of {len(self.source)} images cannot be read, more than "
@@ -151,16 +153,23 @@ class _CutImages(Dataset):
                 if len(problems) > MAX_UNREADABLE * len(self.source) + 1:
                     break
                 continue
-            size = torch.tensor(image.shape[-2:])
-            drawn = draw(self.crops, seed=self.seed, epoch=epoch, indices=np.array([index]), sizes=size[None].numpy())
-            return (
-                [crop_image(image, one[0], crop.size) for one, crop in zip(drawn, self.crops, strict=True)],
-                epoch,
-                index,
-                size,
-                "\n".join(problems),
-            )
-        raise DataError(f"more than {MAX_UNREADABLE:.0%} of the images cannot be read: {'; '.join(problems[:3])}, ...")
+            return self._cut(image, epoch, index, problems)
+        return self._cut(torch.zeros(3, 1, 1, dtype=torch.uint8), epoch, wanted, problems)  # the loader stops on these
+
+    def _cut(
+        self, image: Tensor, epoch: int, index: int, problems: Sequence[str]
+    ) -> tuple[list[Tensor], int, int, Tensor, str]:
+        size = torch.tensor(image.shape[-2:])
+        drawn = draw(self.crops, seed=self.seed, epoch=epoch, indices=np.array([index]), sizes=size[None].numpy())
+        cut = [crop_image(image, one[0], crop.size) for one, crop in zip(drawn, self.crops, strict=True)]
+        return cut, epoch, index, size, "\n".join(problems)
+
+
+def ignore_signals(worker: int) -> None:
+    """Let a loader's worker live on when its whole process group is asked to stop: the trainer saves first."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def make_loader(config: Config, crops: Sequence[CropSpec], device: torch.device) -> ArrayLoader | FolderLoader:

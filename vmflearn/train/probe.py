@@ -5,13 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from vmflearn import distributed
 from vmflearn.data.photos import load_photos
-from vmflearn.data.sources import ImageSource, open_images
+from vmflearn.data.sources import ImageSource, UnreadableImage, open_images
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
 from vmflearn.evaluate.knn import knn_accuracy
 from vmflearn.train.config import Config, ConfigError
+from vmflearn.train.loader import ignore_signals
 
 
 class KNNProbe:
@@ -35,80 +37,93 @@ class KNNProbe:
             self._train, self._test = _Labelled(train.images, train.labels), _Labelled(test.images, test.labels)
         else:
             sources = open_images(str(config.data.root)), open_images(str(config.data.val_root))
+            if not sources[0].class_names:
+                raise ConfigError(f"data.val_root asks for kNN, which needs class sub-folders in {config.data.root}")
             if sources[0].class_names != sources[1].class_names:
                 raise ConfigError(
                     f"data.val_root={config.data.val_root} must have the class folders of data.root={config.data.root}"
                 )
-            self._train, self._test = (_Labelled(source, torch.as_tensor(source.labels)) for source in sources)
+            self._train, self._test = (_Labelled(source, source.labels, config.data.workers) for source in sources)
         if self.k > len(self._train.labels):
             raise ConfigError(f"run.knn_k={self.k} is larger than the training set ({len(self._train.labels)} images)")
 
     def __call__(self, backbone: nn.Module) -> float:
         """Accuracy in [0, 1], equal on every process."""
-        features = []
+        features, labels, width = [], [], backbone.num_features
+        assert isinstance(width, int)
         for labelled in (self._train, self._test):
-            pieces = [
-                extract_features(backbone, images, size=self.size, device=self.device)
-                for images in labelled.share(self.size)
-            ]
-            mine = torch.cat(pieces) if pieces else torch.empty(0, 1, device=self.device)
-            gathered = distributed.gather_rows(mine)
+            mine = [torch.empty(0, width, device=self.device)]
+            for images, readable in labelled.share(self.size):
+                found = extract_features(backbone, images, size=self.size, device=self.device)
+                found[~readable.to(found.device)] = torch.nan
+                mine.append(found)
+            gathered = distributed.gather_rows(torch.cat(mine))
             order = np.concatenate([labelled.indices(rank) for rank in range(distributed.world_size())])
             whole = torch.empty_like(gathered)
             whole[torch.from_numpy(order).to(whole.device)] = gathered
-            features.append(whole)
-        return knn_accuracy(
-            features[0],
-            self._train.labels.to(self.device),
-            features[1],
-            self._test.labels.to(self.device),
-            k=self.k,
-        )
+            kept = whole.isfinite().all(dim=1)
+            features.append(whole[kept])
+            labels.append(labelled.labels.to(self.device)[kept])
+        return knn_accuracy(features[0], labels[0], features[1], labels[1], k=self.k)
 
     def baselines(self, untrained: nn.Module) -> dict[str, float]:
         """What needs no training: raw pixels, colour statistics, and the backbone as it was initialised.
 
-        The first two are computed where all images are in memory.
+        Computed where all images are in memory; nothing for a folder.
         """
+        if not (isinstance(self._train.images, Tensor) and isinstance(self._test.images, Tensor)):
+            return {}  # a folder may hold a million images: what it costs once, at the end of an epoch, is enough
         found = {}
-        if isinstance(self._train.images, Tensor) and isinstance(self._test.images, Tensor):
-            for name, features in (("raw pixels", pixel_features), ("colour statistics", colour_statistics)):
-                found[name] = knn_accuracy(
-                    features(self._train.images),
-                    self._train.labels,
-                    features(self._test.images),
-                    self._test.labels,
-                    k=self.k,
-                )
-        found["untrained backbone"] = self(untrained)
-        return found
+        for name, features in (("raw pixels", pixel_features), ("colour statistics", colour_statistics)):
+            found[name] = knn_accuracy(
+                features(self._train.images),
+                self._train.labels,
+                features(self._test.images),
+                self._test.labels,
+                k=self.k,
+            )
+        return {**found, "untrained backbone": self(untrained)}
 
 
 class _Labelled:
     """Images, in memory or in a folder, with their labels."""
 
-    def __init__(self, images: Tensor | ImageSource, labels: Tensor):
-        self.images, self.labels = images, labels
+    def __init__(self, images: Tensor | ImageSource, labels: Tensor, workers: int = 0):
+        self.images, self.labels, self.workers = images, labels, workers
 
     def indices(self, rank: int) -> np.ndarray:
         """The images whose features a process extracts."""
         return np.arange(rank, len(self.labels), distributed.world_size())
 
-    def share(self, size: int, chunk: int = 512) -> Iterator[Tensor]:
-        """Images of this process as bytes, (up to chunk, 3, height, width) at a time."""
+    def share(self, size: int, chunk: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images of this process as bytes, (up to chunk, 3, height, width), and which of them could be read."""
         mine = self.indices(distributed.rank())
-        for start in range(0, len(mine), chunk):
-            wanted = mine[start : start + chunk]
-            if isinstance(self.images, Tensor):
-                yield self.images[torch.from_numpy(wanted)]
-            else:
-                yield torch.stack([_centre(self.images.read(int(index)), size) for index in wanted])
+        if isinstance(self.images, Tensor):
+            for wanted in torch.from_numpy(mine).split(chunk):
+                yield self.images[wanted], torch.ones(len(wanted), dtype=torch.bool)
+        else:
+            yield from DataLoader(
+                Subset(_Centred(self.images, size), mine.tolist()),
+                batch_size=chunk,
+                num_workers=self.workers,
+                worker_init_fn=ignore_signals,
+            )
 
 
-def _centre(image: Tensor, size: int) -> Tensor:
-    """Shorter side resized to 8/7 of ``size`` (256 for 224), central square: DINO's evaluation view, as bytes."""
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as F
+class _Centred(Dataset):
+    """Images of a folder as DINO evaluates them: the shorter side at 8/7 of the size (256 for 224), central square."""
 
-    resized = F.resize(image, [round(size * 8 / 7)], interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return F.center_crop(resized, [size, size])
+    def __init__(self, source: ImageSource, size: int):
+        self.source, self.size = source, size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, bool]:
+        from torchvision.transforms.v2 import InterpolationMode
+        from torchvision.transforms.v2 import functional as F
+
+        try:
+            image = self.source.read(index)
+        except UnreadableImage:
+            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), False
+        side = round(self.size * 8 / 7)
+        image = F.resize(image, [side], interpolation=InterpolationMode.BICUBIC, antialias=True)
+        return F.center_crop(image, [self.size, self.size]), True

@@ -3,6 +3,7 @@
 metrics.jsonl holds only numbers that the run computes, one JSON object a line, so two equal runs write equal files.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -93,15 +94,14 @@ class Records:
             for file in (self._metrics, self._timing):
                 file.flush()
                 os.fsync(file.fileno())
+            self._events.flush()
 
     def close(self) -> None:
-        """Close everything."""
+        """Close everything, whatever one of them has to say (a full disk, mostly; the write before it has said so)."""
         if self.active:
-            self.flush()
-            self._metrics.close()
-            self._timing.close()
-            self._events.close()
-            self._bar.close()
+            for part in (self._metrics, self._timing, self._events, self._bar):
+                with contextlib.suppress(OSError):
+                    part.close()
 
 
 def announcer(active: bool) -> Callable[[str], None]:

@@ -22,7 +22,8 @@ def write_preamble(config: Config, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+        command, here = ["git", "rev-parse", "HEAD"], Path(__file__).parent
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=False)
         commit = found.stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
         commit = None

@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.
 """Type of the parameters; with ``bfloat16`` the products run in it under autocast, the parameters stay float32."""
 
 FREE_TO_CHANGE = {"data.workers", "data.root", "data.val_root", "run.device", "run.save_every", "run.max_steps"}
-"""Settings that a resumed run may change: they do not enter the optimisation."""
+"""Settings that a resumed run may change: they say where and how to run, and (the same number of) images may move."""
 
 
 class TrainingError(RuntimeError):
@@ -70,7 +70,10 @@ class RunResult:
 
 def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
     """Backbone and head of a configuration, freshly initialised from torch's current random state."""
-    backbone = create_backbone(config.model.backbone, drop_path_rate=drop_path, **config.model.options)
+    try:
+        backbone = create_backbone(config.model.backbone, drop_path_rate=drop_path, **config.model.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.backbone={config.model.backbone}, model.options: {error}") from None
     features = backbone.num_features
     assert isinstance(features, int)
     head = DINOHead(
@@ -112,7 +115,7 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> Run
     run_dir, device = Path(run_dir), _device(config)
     checkpoints = run_dir / "checkpoints"
     say = announcer(distributed.rank() == 0 and not quiet)
-    saved = load_newest(checkpoints, say)
+    saved = _load_together(checkpoints, say)
     _check_same_run(config, saved, checkpoints)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _signals() as stop:
         torch.manual_seed(config.seed)
@@ -128,7 +131,7 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> Run
             else:
                 say(f"continuing {run_dir} at step {state.step} of {state.last}")
             _train(config, state, run_dir, stop, quiet)
-        if distributed.rank() == 0 and (unfinished or not (run_dir / "backbone.safetensors").exists()):
+        if distributed.rank() == 0:
             export_backbone(config, state.teacher, run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     return RunResult(run_dir, state.step, metrics[-1] if metrics else {})
@@ -153,9 +156,10 @@ class _State:
         self.steps_per_epoch = self.loader.order.steps_per_epoch
         self.total = self.steps_per_epoch * config.run.epochs
         self.last = min(self.total, config.run.max_steps) if config.run.max_steps else self.total
+        self.student = build_model(config, drop_path=config.model.drop_path).to(device)
+        self._check_sizes()
         labelled = config.data.source == "photos" or config.data.val_root is not None
         self.probe = KNNProbe(config, device) if labelled else None
-        self.student = build_model(config, drop_path=config.model.drop_path).to(device)
         self.teacher = build_model(config).to(device).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
@@ -168,10 +172,23 @@ class _State:
         ).to(device, DTYPES[config.run.precision])
         self.optimizer = make_optimizer(self.student)
 
+    def _check_sizes(self) -> None:
+        """Refuse crops that a ViT cannot cut into patches, before anything is computed."""
+        patches = getattr(self.student.backbone, "patch_embed", None)
+        views = self.config.views
+        if patches is None:
+            return
+        for name, size in (("global_size", views.global_size), ("local_size", views.local_size)):
+            if size % patches.patch_size[0] and (name == "global_size" or views.n_local):
+                raise ConfigError(
+                    f"views.{name}={size} is not a multiple of the backbone's patch, {patches.patch_size[0]}"
+                )
+
     def save(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "best": self.best,
+            "images": self.loader.order.n_images,
             "config": self.config.to_dict(),
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict(),
@@ -180,7 +197,12 @@ class _State:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        self.step, self.best = saved["step"], saved["best"]
+        self.step, self.best, images = saved["step"], saved["best"], self.loader.order.n_images
+        if saved["images"] != images:
+            raise CheckpointError(
+                f"the checkpoint was made with {saved['images']} images, and there are {images} now; give the same "
+                "images, or another run folder with --run-dir"
+            )
         for name in ("student", "teacher", "centering", "optimizer"):
             getattr(self, name).load_state_dict(saved[name])
 
@@ -218,7 +240,8 @@ def _train(config: Config, state: _State, run_dir: Path, stop: dict[str, int], q
                 student_logits = forward(crops, temperatures.student_temp)
             targets = centering.probabilities(teacher_logits, teacher_temp)
             loss = dino_loss(student_logits, targets)
-            _check_finite(loss, step, student_logits, teacher_logits, lr)
+            mean_loss = float(distributed.mean_over_processes(loss.detach()))
+            _check_finite(mean_loss, step, student_logits, teacher_logits, lr)
             optimizer.zero_grad()
             loss.backward()
             clip_each(student.parameters(), optim.clip_grad)
@@ -238,7 +261,7 @@ def _train(config: Config, state: _State, run_dir: Path, stop: dict[str, int], q
                 metrics: dict[str, Any] = {
                     "step": state.step,
                     "epoch": epoch,
-                    "loss": float(distributed.mean_over_processes(loss.detach())),
+                    "loss": mean_loss,
                     **teacher_statistics(targets),
                     "lr": lr,
                     "weight_decay": decay,
@@ -258,7 +281,8 @@ def _train(config: Config, state: _State, run_dir: Path, stop: dict[str, int], q
             records.advance()
             if isinstance(state.loader, FolderLoader):
                 while state.loader.news:
-                    records.say(state.loader.news.pop(0))
+                    news = state.loader.news.pop(0)
+                    records.say(news) if records.active else print(f"[process {distributed.rank()}] {news}", flush=True)
             if run_ends or stopping or better or (epoch_ends and epochs_done % run.save_every == 0):
                 records.flush()
                 if distributed.rank() == 0:
@@ -269,19 +293,31 @@ def _train(config: Config, state: _State, run_dir: Path, stop: dict[str, int], q
         records.close()
 
 
-def _check_finite(loss: Tensor, step: int, student_logits: Tensor, teacher_logits: Tensor, lr: float) -> None:
-    """Stop before a step that would destroy the weights."""
-    value = float(loss.detach())
-    if math.isfinite(value):
+def _check_finite(loss: float, step: int, student_logits: Tensor, teacher_logits: Tensor, lr: float) -> None:
+    """Stop, on all processes at once, before a step that would destroy the weights."""
+    if math.isfinite(loss):
         return
     suspects = [
         f"{name} logits {'finite' if bool(logits.isfinite().all()) else 'NOT finite'}"
         for name, logits in (("student", student_logits), ("teacher", teacher_logits))
     ]
     raise TrainingError(
-        f"loss is {value} at step {step} (learning rate {lr:.3g}; {', '.join(suspects)}); the last checkpoint is "
+        f"loss is {loss} at step {step} (learning rate {lr:.3g}; {', '.join(suspects)}); the last checkpoint is "
         "from before it. Usual cures: a lower learning rate, a longer warm-up, clip_grad, float32"
     )
+
+
+def _load_together(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest readable checkpoint, the same on every process; the first one sets damaged ones aside for all."""
+    saved = load_newest(folder, say) if distributed.rank() == 0 else None
+    if distributed.is_distributed():
+        torch.distributed.barrier()
+        saved = saved if distributed.rank() == 0 else load_newest(folder, lambda text: None)
+        steps: list[Any] = [None] * distributed.world_size()
+        torch.distributed.all_gather_object(steps, saved and saved["step"])
+        if len(set(steps)) > 1:
+            raise CheckpointError(f"processes find checkpoints of steps {steps} in {folder}: all nodes must share it")
+    return saved
 
 
 def _anyone(number: int, device: torch.device) -> int:
@@ -341,7 +377,7 @@ def _check_same_run(config: Config, saved: dict[str, Any] | None, folder: Path) 
         )
 
 
-def _say_start(config: Config, state: _State, say: Any) -> None:
+def _say_start(config: Config, state: _State, say: Callable[[str], None]) -> None:
     """What is about to happen, in a few lines, with what needs no training for comparison."""
     count = sum(parameter.numel() for parameter in state.student.parameters())
     say(
@@ -350,6 +386,6 @@ def _say_start(config: Config, state: _State, say: Any) -> None:
         f"{config.optimizer.batch_size} images; {state.device}, {distributed.world_size()} process(es), "
         f"{torch.get_num_threads()} threads"
     )
-    if state.probe is not None:
-        baselines = state.probe.baselines(state.teacher.backbone)
+    baselines = state.probe.baselines(state.teacher.backbone) if state.probe is not None else {}
+    if baselines:
         say("kNN top-1 before training: " + ", ".join(f"{name} {value:.3f}" for name, value in baselines.items()))
