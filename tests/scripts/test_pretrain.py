@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data
+from sklearn.datasets import load_sample_images
 
 from vmflearn.train.records import read_metrics
 
@@ -48,8 +50,8 @@ def run(*arguments, **options):
     return process.returncode, out, err
 
 
-def write_images(folder, n, size=(48, 40), **modes):
-    """Real JPEG files with smooth content, in two class folders."""
+def write_images(folder, n, size=(48, 40)):
+    """JPEG files with smooth random content, in two class folders."""
     rng = np.random.default_rng(0)
     for i in range(n):
         path = folder / f"class_{i % 2}" / f"{i:04}.jpg"
@@ -90,6 +92,15 @@ def test_killed_at_ten_random_moments_it_ends_where_the_unbroken_run_ends(tmp_pa
     assert code == 0, err
     assert "continuing" in out
     assert (broken / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_make_pretrain_reaches_its_accuracy():
+    """The run of `make pretrain` itself; it returns at once where the book has already made it."""
+    code, out, err = run("--config", PHOTOS, cwd=ROOT)
+    assert code == 0, err
+    assert "finished after 336 steps" in out
+    assert read_metrics(ROOT / "runs" / "photos" / "metrics.jsonl")[-1]["knn_top1"] >= 0.72
 
 
 @pytest.mark.slow
@@ -212,7 +223,12 @@ def test_mixed_sizes_and_modes_train_with_workers_as_without(tmp_path):
 
 @pytest.mark.slow
 def test_the_imagenet_configuration_takes_two_steps_at_full_size(tmp_path):
-    folder = write_images(tmp_path / "images", 4, size=(500, 375))
+    folder = tmp_path / "images"  # four photographs at their own sizes, from 600 x 400 to 1000 x 872 pixels
+    folder.mkdir()
+    photographs = {"coffee": data.coffee(), "hubble": data.hubble_deep_field()}
+    photographs |= dict(zip(("china", "flower"), load_sample_images().images, strict=True))
+    for name, pixels in photographs.items():
+        Image.fromarray(pixels).save(folder / f"{name}.jpg", quality=90)
     config = ROOT / "scripts" / "configs" / "imagenet_vit_small16_dino_vmf.yaml"
     code, out, err = run(
         "--config",
