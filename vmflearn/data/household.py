@@ -3,7 +3,7 @@
 What somebody spends in all says how rich they are; how they *share it out* is a direction. Dividing each row by its
 length puts the forty people on the sphere, where a mixture of von Mises-Fisher components can look for groups.
 
-Source: data set ``household`` of the R package HSAUR3 (B. S. Everitt and T. Hothorn, "A Handbook of Statistical
+Source: data set ``household`` of the R package HSAUR3 (T. Hothorn and B. S. Everitt, "A Handbook of Statistical
 Analyses Using R", 3rd edition, Chapman & Hall/CRC 2014); expenditures in Hong Kong dollars of twenty single women and
 twenty single men. K. Hornik and B. Grün ("movMF: An R Package for Fitting Mixtures of von Mises-Fisher Distributions",
 Journal of Statistical Software 58(10), 2014) fit vMF mixtures to the columns housing, food and service, and publish
@@ -51,7 +51,7 @@ def load_household() -> Household:
 
     Notes
     -----
-    B. S. Everitt and T. Hothorn, "A Handbook of Statistical Analyses Using R", 3rd edition, Chapman & Hall/CRC 2014.
+    T. Hothorn and B. S. Everitt, "A Handbook of Statistical Analyses Using R", 3rd edition, Chapman & Hall/CRC 2014.
 
     Examples
     --------
