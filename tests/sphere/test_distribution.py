@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -6,8 +8,7 @@ import torch
 from scipy import stats
 from torch.distributions import kl_divergence
 
-from vmflearn.sphere import VonMisesFisher
-from vmflearn.sphere.bessel import mean_resultant_length_complement, mean_resultant_length_derivative
+from vmflearn.sphere import HypersphericalUniform, VonMisesFisher
 
 
 def basis(dim: int, index: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -17,6 +18,11 @@ def basis(dim: int, index: int = 0, dtype: torch.dtype = torch.float64) -> torch
 def tilted(dim: int, cosine: float) -> torch.Tensor:
     """The unit vector at this cosine from the first basis vector, in the plane of the first two."""
     return cosine * basis(dim, 0) + math.sqrt(1 - cosine**2) * basis(dim, 1)
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(*shape, dtype=torch.float64, generator=generator), dim=-1)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,24 @@ def test_log_prob_known_answers(dim: int, kappa: float, cosine: float, expected:
     """The reference values of scipy's own tests, from mpmath with 50 digits."""
     got = VonMisesFisher(basis(dim), kappa).log_prob(tilted(dim, cosine))
     assert got.item() == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("dim", "kappa", "cosine", "expected"),
+    [
+        (3, 1e-4, 1.0, 0.0795854295583605),
+        (3, 1e-4, 0.0, 0.07957747141331854),
+        (3, 100.0, 1.0, 15.915494309189533),
+        (3, 100.0, 0.0, 5.920684802611232e-43),
+        (3, 2000.0, 1.0, 318.3098861837907),
+        (5, 2000.0, 1.0, 101371.86957712633),
+        (5, 2000.0, math.sqrt(0.8), 2.0255393314603194e-87),
+    ],
+)
+def test_density_known_answers(dim: int, kappa: float, cosine: float, expected: float) -> None:
+    """The densities of the same tests; a logarithm of -200 has that many more roundings in its exponential."""
+    got = VonMisesFisher(basis(dim), kappa).log_prob(tilted(dim, cosine)).exp()
+    assert got.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -105,92 +129,130 @@ def test_gradient_of_log_prob() -> None:
     torch.testing.assert_close(kappa.grad, 0.3 - VonMisesFisher(basis(5), kappa.detach()).mean[:, 0])
 
 
-# --- samples ---
+# --- properties that torch's own distributions are tested for ---
 
 
-@pytest.mark.parametrize("kappa", [0.0, 0.1, 10.0, 1e4])
-@pytest.mark.parametrize("dim", [2, 3, 5, 64, 1000])
-def test_sample_moments(dim: int, kappa: float) -> None:
-    """E[1 - w] = 1 - A and Var w = A', within 4.5 standard errors; seeds are fixed."""
-    n = 400 if dim == 1000 else 4000
-    torch.manual_seed(100 + dim)
-    loc = torch.nn.functional.normalize(torch.randn(dim, dtype=torch.float64), dim=-1)
-    x = VonMisesFisher(loc, kappa).sample((n,))
-    torch.testing.assert_close(x.norm(dim=-1), torch.ones(n, dtype=torch.float64), rtol=1e-14, atol=0)
-    y = ((x - loc) ** 2).sum(-1) / 2
-    mean = mean_resultant_length_complement(kappa, dim)
-    variance = mean_resultant_length_derivative(kappa, dim)
-    assert abs((y.mean() - mean) / torch.sqrt(variance / n)) < 4.5
-    squares = (y - mean) ** 2
-    assert abs((squares.mean() - variance) / (squares.std() / math.sqrt(n))) < 4.5
-    # Across the mean direction: no preferred direction, |w_perp|^2 shared equally.
-    across = x @ torch.nn.functional.normalize(basis(dim) - loc[0] * loc, dim=-1)
-    spread = torch.sqrt((1 - (variance + (1 - mean) ** 2)) / (dim - 1))
-    assert abs(across.mean() / (spread / math.sqrt(n))) < 4.5
-    assert (across.square().mean() / spread**2).item() == pytest.approx(1, abs=4.5 * math.sqrt(2 / n))
-
-
-@pytest.mark.parametrize("dim", [2, 3, 7])
-def test_sample_heights_follow_the_density(dim: int) -> None:
-    """Kolmogorov-Smirnov against the distribution function of w, integrated numerically."""
-    torch.manual_seed(dim)
-    kappa = 2.5
-    w = VonMisesFisher(basis(dim, 1), kappa).sample((3000,))[:, 1].numpy()
-    theta = np.linspace(0, np.pi, 20001)
-    weight = np.exp(kappa * np.cos(theta)) * np.sin(theta) ** (dim - 2)
-    cdf = np.concatenate([[0], np.cumsum((weight[1:] + weight[:-1]) / 2)])
-    result = stats.kstest(np.arccos(np.clip(w, -1, 1)), lambda t: np.interp(t, theta, cdf / cdf[-1]))
-    assert result.pvalue > 1e-3
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("dim", [2, 3, 16])
-def test_samples_at_basis_vectors_and_extreme_concentrations(dim: int, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    kappa = torch.tensor([0.0, 1e-300, 1e-20, 1.0, 1e8, 1e30, 1e307], dtype=torch.float64)
-    for index in (0, dim - 1):
-        for sign in (1, -1):
-            loc = sign * basis(dim, index, dtype)
-            x = VonMisesFisher(loc, kappa).sample((50,))
-            assert x.shape == (50, 7, dim)
-            assert x.dtype == dtype
-            assert torch.isfinite(x).all()
-            torch.testing.assert_close(x[:, -1], loc.expand(50, dim))
-
-
-def test_samples_are_reproducible_and_carry_no_gradient() -> None:
-    kappa = torch.tensor(3.0, requires_grad=True)
-    vmf = VonMisesFisher(basis(4, dtype=torch.float32), kappa)
-    assert not vmf.has_rsample
-    torch.manual_seed(1)
-    first = vmf.sample((3, 2))
-    torch.manual_seed(1)
-    assert torch.equal(first, vmf.sample((3, 2)))
-    assert not first.requires_grad
-
-
-# --- shapes, properties, divergence ---
-
-
-def test_shapes_and_expand() -> None:
-    loc = torch.nn.functional.normalize(torch.randn(4, 1, 6, generator=torch.Generator().manual_seed(0)), dim=-1)
-    vmf = VonMisesFisher(loc, torch.tensor([1.0, 2.0, 3.0]))
-    assert vmf.batch_shape == (4, 3)
+@pytest.mark.parametrize("sample_shape", [(), (5,), (2, 3), (0,)])
+@pytest.mark.parametrize(
+    ("loc_shape", "kappa_shape", "batch_shape"),
+    [((), (), ()), ((4,), (), (4,)), ((), (3,), (3,)), ((4, 1), (3,), (4, 3)), ((0,), (0,), (0,))],
+)
+def test_shapes(loc_shape, kappa_shape, batch_shape, sample_shape) -> None:
+    vmf = VonMisesFisher(unit(*loc_shape, 6), torch.full(kappa_shape, 2.0, dtype=torch.float64))
+    assert vmf.batch_shape == batch_shape
     assert vmf.event_shape == (6,)
-    assert vmf.entropy().shape == (4, 3)
-    assert vmf.sample((5,)).shape == (5, 4, 3, 6)
-    assert vmf.mode.shape == vmf.mean.shape == vmf.variance.shape == (4, 3, 6)
+    assert vmf.dim == 6
+    for x in (vmf.sample(sample_shape), vmf.rsample(sample_shape)):
+        assert x.shape == (*sample_shape, *batch_shape, 6)
+        assert vmf.log_prob(x).shape == (*sample_shape, *batch_shape)
+        assert vmf.support.check(x).all()
+        assert vmf.support.check(x).shape == (*sample_shape, *batch_shape)
+    assert vmf.entropy().shape == batch_shape
+    for vector in (vmf.mean, vmf.mode, vmf.variance, vmf.stddev, vmf.natural):
+        assert vector.shape == (*batch_shape, 6)
+
+
+def test_values_broadcast_against_the_batch() -> None:
+    vmf = VonMisesFisher(unit(4, 1, 6), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    x = unit(5, 1, 1, 6)
+    assert vmf.log_prob(x).shape == (5, 4, 3)
+    one = VonMisesFisher(vmf.loc[2, 0], vmf.concentration[2, 1]).log_prob(x[3, 0, 0])
+    torch.testing.assert_close(vmf.log_prob(x)[3, 2, 1], one)
+
+
+def test_expand() -> None:
+    vmf = VonMisesFisher(unit(4, 1, 6), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), validate_args=False)
     bigger = vmf.expand((2, 4, 3))
+    assert type(bigger) is VonMisesFisher
     assert bigger.batch_shape == (2, 4, 3)
+    assert bigger.event_shape == vmf.event_shape
+    assert bigger.loc.data_ptr() == vmf.loc.data_ptr()
+    assert bigger.concentration.data_ptr() == vmf.concentration.data_ptr()
+    assert bigger._validate_args == vmf._validate_args
     x = bigger.sample()
     assert x.shape == (2, 4, 3, 6)
     assert torch.equal(bigger.log_prob(x)[1], vmf.log_prob(x[1]))
-    assert torch.distributions.Independent(bigger, 1).log_prob(x).shape == (2, 4)
+    assert torch.equal(bigger.entropy()[0], vmf.entropy())
+    assert torch.equal(bigger.mean[1], vmf.mean)
+    assert torch.equal(kl_divergence(bigger, vmf)[1], kl_divergence(vmf, vmf))
+    with pytest.raises(RuntimeError, match="expand"):
+        vmf.expand((4, 2))
 
 
-def test_entropy_is_minus_the_mean_log_prob() -> None:
+@pytest.mark.parametrize(("dim", "kappa"), [(4, 3.0), (6, 1.0), (20, 10.0)])
+def test_density_integrates_to_one_by_importance(dim: int, kappa: float) -> None:
+    """Samples of a wider von Mises-Fisher distribution around another direction, weighted by the ratio."""
+    torch.manual_seed(dim)
+    target, wide = VonMisesFisher(basis(dim), kappa), VonMisesFisher(tilted(dim, 0.9), kappa / 2)
+    x = wide.sample((20_000,))
+    ratio = (target.log_prob(x) - wide.log_prob(x)).exp()
+    assert abs(ratio.mean() - 1) < 4.5 * ratio.std() / math.sqrt(20_000)
+    assert ratio.std() / math.sqrt(20_000) < 0.02
+
+
+def test_arguments_and_support_are_declared() -> None:
+    vmf = VonMisesFisher(unit(3, 5), 2.0)
+    assert VonMisesFisher.has_rsample
+    assert set(vmf.arg_constraints) == {"loc", "concentration"}
+    for name, constraint in vmf.arg_constraints.items():
+        assert constraint.check(getattr(vmf, name)).all()
+    assert vmf.support.event_dim == 1
+    assert not vmf.support.is_discrete
+    assert not vmf.support.check(2 * vmf.loc).any()
+    assert repr(VonMisesFisher(basis(3).float(), 2.0)) == "VonMisesFisher(loc: torch.Size([3]), concentration: 2.0)"
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
+@pytest.mark.parametrize("original", [VonMisesFisher(basis(3), 2.0), HypersphericalUniform(3, (2,))])
+def test_copies_and_pickles(original, duplicate) -> None:
+    other = duplicate(original)
+    x = original.sample()
+    assert torch.equal(other.log_prob(x), original.log_prob(x))
+    assert other.batch_shape == original.batch_shape
+
+
+def test_composition_with_other_distributions() -> None:
+    torch.manual_seed(0)
+    vmf = VonMisesFisher(unit(4, 6), torch.tensor([1.0, 5.0, 20.0, 0.0], dtype=torch.float64))
+    x = vmf.sample((7,))
+    independent = torch.distributions.Independent(vmf, 1)
+    torch.testing.assert_close(independent.log_prob(x), vmf.log_prob(x).sum(-1))
+    torch.testing.assert_close(independent.entropy(), vmf.entropy().sum())
+    mirrored = torch.distributions.TransformedDistribution(
+        vmf, [torch.distributions.AffineTransform(0.0, -1.0, event_dim=1)], validate_args=False
+    )
+    opposite = VonMisesFisher(-vmf.loc, vmf.concentration)
+    torch.testing.assert_close(mirrored.log_prob(x), opposite.log_prob(x))
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    mixture = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(weights), vmf)
+    expected = torch.logsumexp(vmf.log_prob(x[:, :1]) + weights.log(), dim=-1)
+    torch.testing.assert_close(mixture.log_prob(x[:, 0]), expected)
+    assert mixture.sample((3,)).shape == (3, 6)
+
+
+def test_log_prob_gradcheck() -> None:
+    """In the parameters, through a normalised loc, to second order."""
+
+    def log_prob(raw: torch.Tensor, kappa: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        loc = torch.nn.functional.normalize(raw, dim=-1)
+        return VonMisesFisher(loc, kappa, validate_args=False).log_prob(value)
+
+    raw = (unit(3, 4) * 2).requires_grad_()
+    kappa = torch.tensor([0.3, 5.0, 60.0], dtype=torch.float64, requires_grad=True)
+    value = unit(3, 4, seed=1)
+    assert torch.autograd.gradcheck(log_prob, (raw, kappa, value))
+    assert torch.autograd.gradgradcheck(log_prob, (raw, kappa, value))
+
+
+def test_entropy_gradcheck() -> None:
+    kappa = torch.tensor([0.2, 3.0, 80.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda k: VonMisesFisher(basis(5), k).entropy(), (kappa,))
+
+
+@pytest.mark.parametrize(("dim", "kappa"), [(2, 1.0), (16, 20.0), (256, 400.0)])
+def test_entropy_is_minus_the_mean_log_prob(dim: int, kappa: float) -> None:
     torch.manual_seed(3)
-    vmf = VonMisesFisher(basis(16), 20.0)
+    vmf = VonMisesFisher(basis(dim), kappa)
     values = -vmf.log_prob(vmf.sample((4000,)))
     assert abs(values.mean() - vmf.entropy()) < 4.5 * values.std() / math.sqrt(4000)
 
@@ -199,19 +261,82 @@ def test_entropy_at_zero_is_the_logarithm_of_the_area() -> None:
     assert VonMisesFisher(basis(3), 0.0).entropy().item() == pytest.approx(math.log(4 * math.pi), rel=1e-15)
 
 
-def test_kl_divergence() -> None:
-    torch.manual_seed(4)
-    p = VonMisesFisher(basis(8), torch.tensor([0.0, 5.0, 300.0], dtype=torch.float64))
-    q = VonMisesFisher(tilted(8, 0.9), torch.tensor(7.0, dtype=torch.float64))
-    x = p.sample((4000,))
-    values = p.log_prob(x) - q.log_prob(x)
-    error = (values.mean(0) - kl_divergence(p, q)).abs()
-    assert (error < 4.5 * values.std(0) / math.sqrt(4000)).all()
-    assert torch.equal(kl_divergence(p, p), torch.zeros(3, dtype=torch.float64))
-    uniform = VonMisesFisher(basis(8, 3), 0.0)
-    torch.testing.assert_close(kl_divergence(p, uniform), uniform.entropy() - p.entropy())
-    with pytest.raises(ValueError, match="dim=8 and dim=3"):
-        kl_divergence(p, VonMisesFisher(basis(3), 1.0))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    """A log-density is a small difference of large numbers: it is rounded to the half type once, at the end."""
+    loc, x = basis(64, 5, dtype), basis(64, 6, dtype)
+    vmf = VonMisesFisher(loc, torch.tensor(200.0, dtype=dtype))
+    exact = VonMisesFisher(loc.double(), 200.0)
+    eps = torch.finfo(dtype).eps
+    for got, expected in (
+        (vmf.log_prob(x), exact.log_prob(x.double())),
+        (vmf.entropy(), exact.entropy()),
+        (vmf.mean, exact.mean),
+        (vmf.variance, exact.variance),
+        (vmf.sample((3,)).norm(dim=-1), torch.ones(3)),
+    ):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), expected.double(), rtol=2 * eps, atol=1e-7)
+    assert VonMisesFisher(loc, 1e6).concentration == 1e6  # a number is not squeezed into float16
+
+
+# --- natural parameters ---
+
+
+def test_from_natural() -> None:
+    natural = torch.tensor(
+        [[3.0, 0.0, -4.0], [0.0, 0.0, 0.0], [1e-300, 0.0, 0.0], [1e300, 1e300, 0.0]], dtype=torch.float64
+    )
+    vmf = VonMisesFisher.from_natural(natural)
+    expected = torch.tensor([5.0, 0.0, 1e-300, math.sqrt(2) * 1e300], dtype=torch.float64)
+    torch.testing.assert_close(vmf.concentration, expected, rtol=1e-15, atol=0)
+    assert torch.equal(vmf.loc[0], torch.tensor([0.6, 0.0, -0.8], dtype=torch.float64))
+    assert torch.equal(vmf.loc[1], basis(3))
+    torch.testing.assert_close(vmf.natural, natural, rtol=4e-16, atol=0)
+
+
+def test_gradient_of_natural_parameters() -> None:
+    """d log f / d eta = x - E x, and nothing where there is no direction."""
+    natural = torch.tensor([[1.0, -2.0, 0.5, 3.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    x = unit(4, seed=3)
+    vmf = VonMisesFisher.from_natural(natural)
+    vmf.log_prob(x).sum().backward()
+    torch.testing.assert_close(natural.grad[0], x - vmf.mean[0].detach())
+    assert torch.equal(natural.grad[1], torch.zeros(4, dtype=torch.float64))
+
+
+# --- point masses ---
+
+
+def test_point_mass() -> None:
+    """In a batch with others, which it leaves as they are."""
+    kappa = torch.tensor([2.0, math.inf, 0.0], dtype=torch.float64, requires_grad=True)
+    loc = tilted(4, 0.6)
+    vmf = VonMisesFisher(loc, kappa)
+    plain = VonMisesFisher(loc, torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64))
+    log_prob = torch.stack([vmf.log_prob(loc), vmf.log_prob(basis(4))])
+    assert log_prob[:, 1].tolist() == [math.inf, -math.inf]
+    assert torch.equal(log_prob[1, ::2], plain.log_prob(basis(4))[::2])
+    assert vmf.entropy()[1] == -math.inf
+    assert torch.equal(vmf.entropy()[::2], plain.entropy()[::2])
+    assert torch.equal(vmf.mean[1], loc)
+    assert torch.equal(vmf.mode[1], loc)
+    assert torch.equal(vmf.variance[1], torch.zeros(4, dtype=torch.float64))
+    assert torch.equal(vmf.variance[::2], plain.variance[::2])
+    (log_prob[1, ::2].sum() + vmf.mean.sum() + vmf.entropy()[::2].sum()).backward()
+    assert torch.isfinite(kappa.grad).all()
+    with pytest.raises(ValueError, match="natural is not defined for concentration inf"):
+        _ = vmf.natural
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_a_point_mass_is_as_wide_as_rounding(dtype: torch.dtype) -> None:
+    loc = unit(30).to(dtype)
+    mass = VonMisesFisher(loc, math.inf)
+    near = torch.nn.functional.normalize(loc.double() + 2 * torch.finfo(dtype).eps * unit(30, seed=1), dim=-1)
+    assert mass.log_prob(near.to(dtype)) == math.inf
+    far = torch.nn.functional.normalize(loc.double() + 0.1 * unit(30, seed=1), dim=-1)
+    assert mass.log_prob(far.to(dtype)) == -math.inf
 
 
 # --- bad input ---
@@ -225,9 +350,12 @@ def test_kl_divergence() -> None:
         ([math.nan, 0.0], 1.0, r"loc must be of unit length, got a vector of length nan"),
         ([1.0], 1.0, r"loc must have shape \(..., dim\) with dim at least 2, got shape \(1,\)"),
         (1.0, 1.0, r"loc must have shape"),
-        ([1.0, 0.0], -1.0, r"concentration must be finite and not negative, got -1.0"),
-        ([1.0, 0.0], math.nan, r"concentration must be finite and not negative, got nan"),
-        ([1.0, 0.0], math.inf, r"concentration must be finite and not negative, got inf"),
+        ([1.0, 0.0], -1.0, r"concentration must not be negative or NaN, got -1.0"),
+        ([1.0, 0.0], math.nan, r"concentration must not be negative or NaN, got nan"),
+        ([1.0, 0.0], torch.tensor(1), r"concentration must have a floating-point dtype, got torch.int64"),
+        (torch.tensor([1, 0]), 1.0, r"loc must have a floating-point dtype, got torch.int64"),
+        ([1.0, 0.0], "narrow", r"concentration must be a real number, an array or a tensor, got 'narrow'"),
+        ([1.0, 0.0], torch.ones((), device="meta"), r"loc is on cpu and concentration on meta"),
         ([[1.0, 0.0]] * 2, [1.0] * 3, r"concentration of shape \(3,\) does not broadcast"),
     ],
 )
@@ -240,7 +368,7 @@ def test_checks_do_not_depend_on_the_global_default() -> None:
     default = torch.distributions.Distribution._validate_args
     torch.distributions.Distribution.set_default_validate_args(False)
     try:
-        with pytest.raises(ValueError, match="concentration must be"):
+        with pytest.raises(ValueError, match="concentration must not be"):
             VonMisesFisher(basis(3), -1.0)
     finally:
         torch.distributions.Distribution.set_default_validate_args(default)
@@ -259,3 +387,15 @@ def test_bad_values() -> None:
         vmf.log_prob(basis(4))
     unchecked = VonMisesFisher(2 * basis(3), math.nan, validate_args=False)
     assert torch.isnan(unchecked.log_prob(basis(3)))
+
+
+@pytest.mark.parametrize(
+    ("natural", "message"),
+    [
+        ([math.inf, 0.0], r"natural must be finite, got inf"),
+        ([1.0], r"natural must have shape \(..., dim\) with dim at least 2, got \(1,\)"),
+    ],
+)
+def test_bad_natural_parameters(natural, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VonMisesFisher.from_natural(natural)

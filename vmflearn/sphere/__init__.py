@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vmflearn.sphere.bessel import concentration_from_length, log_normalizer, mean_resultant_length
+from vmflearn.sphere.bessel import concentration_from_length, log_iv, log_normalizer, mean_resultant_length
 from vmflearn.sphere.distribution import VonMisesFisher
+from vmflearn.sphere.divergence import bregman_divergence as _registers_kl_divergences  # noqa: F401
+from vmflearn.sphere.hyperspherical_uniform import HypersphericalUniform
 
 if TYPE_CHECKING:
     from vmflearn.sphere.mixture import VonMisesFisherMixture
 
 __all__ = [
+    "HypersphericalUniform",
     "VonMisesFisher",
     "VonMisesFisherMixture",
     "concentration_from_length",
+    "log_iv",
     "log_normalizer",
     "mean_resultant_length",
 ]

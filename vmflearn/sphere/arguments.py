@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
-from numbers import Integral
+from fractions import Fraction
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Real = Tensor | np.ndarray | float | Sequence[float]
+LARGEST_ORDER = 1e12
 
 
 def check_dim(dim: int) -> int:
     """Return `dim` as an int; it is the dimension p of the ambient space, so that the sphere is S^(p-1)."""
-    if isinstance(dim, bool) or not isinstance(dim, Integral):
+    if isinstance(dim, bool) or not isinstance(dim, numbers.Integral):
         raise ValueError(f"dim must be an integer, got {dim!r}; pass the number of coordinates, for example dim=256")
     if dim < 2:
         raise ValueError(f"dim must be at least 2 (the circle), got {dim}")
@@ -36,15 +38,24 @@ def as_real_tensor(value: Real, name: str) -> Tensor:
 
 
 def as_concentration(kappa: Real, name: str = "kappa") -> Tensor:
-    """Return `kappa` as a floating-point tensor, every element finite and not negative."""
+    """Return `kappa` as a floating-point tensor, no element negative or NaN; infinity is allowed."""
     kappa = as_real_tensor(kappa, name)
-    valid = (kappa >= 0) & torch.isfinite(kappa)
-    if not bool(valid.all()):
+    if kappa.numel() and not bool(kappa.detach().min() >= 0):  # the minimum of anything and NaN is NaN
         raise ValueError(
-            f"{name} must be finite and not negative, got {first_offender(kappa, valid)}; "
+            f"{name} must not be negative or NaN, got {first_offender(kappa, kappa >= 0)}; "
             "it is a concentration: 0 is the uniform distribution, larger is narrower"
         )
     return kappa
+
+
+def as_order(order: float) -> Fraction:
+    """Return the order of a Bessel function, exactly up to 2^-60, below which nothing computed here depends on it."""
+    if isinstance(order, bool) or not isinstance(order, numbers.Real):
+        raise ValueError(f"order must be a real number, got {order!r}; for example order=2.5")
+    if not 0 <= order <= LARGEST_ORDER:
+        raise ValueError(f"order must lie between 0 and {LARGEST_ORDER:.0e}, got {order}")
+    exact = Fraction(order) if isinstance(order, Fraction) else Fraction(float(order))
+    return Fraction(round(exact * 2**60), 2**60)
 
 
 def first_offender(values: Tensor, valid: Tensor) -> float:

@@ -13,32 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints, register_kl
-from torch.distributions.utils import broadcast_all
+from torch.distributions import Distribution, constraints
 
-from vmflearn.sphere.arguments import Real, as_concentration, as_real_tensor, first_offender
+from vmflearn.sphere.arguments import Real, as_real_tensor, first_offender
+from vmflearn.sphere.constraints import check_unit_vectors, check_value, length_tolerance, unit_vector
+from vmflearn.sphere.estimation import maximum_likelihood
 from vmflearn.sphere.expansion import log_normalizer_at_zero
 from vmflearn.sphere.kernels import complement_kernel, excess_kernel, length_derivative_kernel, length_kernel
-from vmflearn.sphere.sampling import sample_complement, sample_tangent
-
-
-class _UnitVector(constraints.Constraint):
-    """Vectors of length one, within what rounding and normalisation in the dtype can leave."""
-
-    is_discrete = False
-    event_dim = 1
-
-    def check(self, value: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(value.double(), dim=-1)
-        return (length - 1).abs() <= length_tolerance(value.dtype)
-
-
-unit_vector = _UnitVector()
-
-
-def length_tolerance(dtype: torch.dtype) -> float:
-    """How far from 1 the length of a unit vector may be: 1e-10 in float64, 1e-5 in float32, 1e-2 in half precision."""
-    return {torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 1e-2)
+from vmflearn.sphere.reparameterization import pathwise
+from vmflearn.sphere.sampling import draw
 
 
 class VonMisesFisher(Distribution):
@@ -49,7 +32,8 @@ class VonMisesFisher(Distribution):
     loc : Tensor (..., dim)
         Mean direction, of unit length (it is refused, not normalised, when it is not), dim >= 2.
     concentration : Tensor (...) or number
-        Finite and not negative; 0 is the uniform distribution. Broadcast against the batch shape of ``loc``.
+        Not negative; 0 is the uniform distribution, inf the point mass at ``loc``. Broadcast against the batch shape
+        of ``loc``, on the same device.
     validate_args : bool, optional
         Whether to check the parameters and the argument of `log_prob`; default yes, whatever the default of
         ``torch.distributions`` is, because ``torch.compile`` turns that one off for the whole process.
@@ -58,12 +42,15 @@ class VonMisesFisher(Distribution):
     ------
     ValueError
         ``loc`` without a coordinate axis, of fewer than two coordinates or not of unit length; ``concentration``
-        negative, infinite or NaN; shapes that do not broadcast.
+        negative or NaN; shapes that do not broadcast; two devices.
 
     Notes
     -----
-    `sample` is exact rejection sampling (Ulrich 1984, Wood 1994). There is no `rsample`: a gradient taken through the
-    accepted proposal would be biased.
+    `sample` is exact rejection sampling (Ulrich 1984, Wood 1994); `rsample` draws the same values and differentiates
+    them implicitly (`vmflearn.sphere.reparameterization`). Half-precision parameters are computed with in float32.
+
+    A point mass has density inf at ``loc``, that is within the tolerance of a unit vector's length (1e-10 in float64,
+    1e-5 in float32, 1e-2 in half precision), and 0 elsewhere; its entropy is -inf, its variance 0.
 
     Examples
     --------
@@ -75,24 +62,30 @@ class VonMisesFisher(Distribution):
 
     arg_constraints = {"loc": unit_vector, "concentration": constraints.nonnegative}  # noqa: RUF012
     support = unit_vector
-    has_rsample = False
+    has_rsample = True
 
     def __init__(self, loc: Real, concentration: Real, validate_args: bool | None = None) -> None:
         loc = as_real_tensor(loc, "loc")
         if loc.dim() < 1 or loc.shape[-1] < 2:
             raise ValueError(f"loc must have shape (..., dim) with dim at least 2, got shape {tuple(loc.shape)}")
-        if not isinstance(concentration, Tensor):
-            concentration = as_real_tensor(concentration, "concentration").to(loc)
+        if isinstance(concentration, Tensor):
+            concentration = as_real_tensor(concentration, "concentration")
+        else:
+            dtype = torch.promote_types(loc.dtype, torch.float32)  # float16 ends at 65504
+            concentration = as_real_tensor(concentration, "concentration").to(loc.device, dtype)
+        if concentration.device != loc.device:
+            raise ValueError(
+                f"loc is on {loc.device} and concentration on {concentration.device}; move one with .to(device)"
+            )
         checked = True if validate_args is None else validate_args
         if checked:
-            concentration = as_concentration(concentration, "concentration")
-            valid = unit_vector.check(loc)
+            valid = concentration >= 0
             if not bool(valid.all()):
-                length = first_offender(torch.linalg.vector_norm(loc.detach(), dim=-1), valid)
                 raise ValueError(
-                    f"loc must be of unit length, got a vector of length {length}; "
-                    "normalise it with torch.nn.functional.normalize(loc, dim=-1)"
+                    f"concentration must not be negative or NaN, got {first_offender(concentration, valid)}; "
+                    "0 is the uniform distribution, larger is narrower, inf is the point mass"
                 )
+            check_unit_vectors(loc, "loc")
         try:
             batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
         except RuntimeError as error:
@@ -106,10 +99,75 @@ class VonMisesFisher(Distribution):
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
         self._validate_args = checked
 
+    @classmethod
+    def fit(cls, X: Real, weights: Real | None = None) -> VonMisesFisher:
+        r"""Maximum-likelihood estimate: mean direction, and :math:`\hat\kappa = A_p^{-1}(R)` (Banerjee et al. 2005).
+
+        Parameters
+        ----------
+        X : Tensor or array (..., n, dim)
+            Unit vectors, a sample for each leading index; n >= 1. It is computed with in float64.
+        weights : Tensor or array (..., n), optional
+            Weights of the rows, finite, not negative, not all zero; only their ratios matter.
+
+        Returns
+        -------
+        VonMisesFisher
+            Of batch shape (...), in the dtype of ``X`` (at least float32), without gradient. Rows that cancel
+            (antipodal ones, say) have concentration 0 and the first basis vector as ``loc``; rows that are all equal
+            have concentration inf.
+
+        Raises
+        ------
+        ValueError
+            Another shape, a row not of unit length (its index is named), or bad weights.
+        """
+        return cls(*maximum_likelihood(X, weights))
+
+    @classmethod
+    def from_natural(cls, natural: Real) -> VonMisesFisher:
+        r"""The distribution of density proportional to :math:`e^{\eta^\top x}`, with :math:`\eta = \kappa\mu`.
+
+        Parameters
+        ----------
+        natural : Tensor (..., dim)
+            Any finite vectors. Zero gives concentration 0, with the first basis vector as ``loc`` and no gradient.
+
+        Raises
+        ------
+        ValueError
+            A shape without at least two coordinates, or a value that is not finite.
+        """
+        natural = as_real_tensor(natural, "natural")
+        if natural.dim() < 1 or natural.shape[-1] < 2:
+            raise ValueError(f"natural must have shape (..., dim) with dim at least 2, got {tuple(natural.shape)}")
+        finite = torch.isfinite(natural)
+        if not bool(finite.all()):
+            raise ValueError(f"natural must be finite, got {first_offender(natural, finite)}")
+        scale = natural.detach().abs().amax(-1, keepdim=True)  # squares of small or large numbers do not survive
+        zero = scale == 0
+        first = torch.zeros_like(natural)
+        first[..., 0] = 1
+        scaled = torch.where(zero, first, natural / torch.where(zero, 1.0, scale))
+        length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+        return cls(scaled / length, (scale * length).squeeze(-1))
+
+    @property
+    def natural(self) -> Tensor:
+        r"""Natural parameter :math:`\eta = \kappa\mu`, (..., dim); a point mass has none: `ValueError`."""
+        if bool(torch.isinf(self.concentration).any()):
+            raise ValueError("natural is not defined for concentration inf, a point mass; use loc and concentration")
+        return self.concentration.unsqueeze(-1) * self.loc
+
     @property
     def dim(self) -> int:
         """Number of coordinates p; the sphere is S^(p-1)."""
         return self._event_shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of means and divergences, that of ``loc`` and ``concentration`` together; samples have that of loc."""
+        return torch.promote_types(self.loc.dtype, self.concentration.dtype)
 
     def expand(self, batch_shape: Any, _instance: VonMisesFisher | None = None) -> VonMisesFisher:
         """Return the distribution with its parameters broadcast to ``batch_shape``, without copying."""
@@ -121,10 +179,18 @@ class VonMisesFisher(Distribution):
         new._validate_args = self._validate_args
         return new
 
+    def working_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``loc`` and ``concentration`` in at least float32, 1 in place of infinities, and where those were."""
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        infinite = torch.isinf(self.concentration)
+        return self.loc.to(dtype), torch.where(infinite, 1.0, self.concentration).to(dtype), infinite
+
     @property
     def mean(self) -> Tensor:
         r"""Mean vector :math:`A_p(\kappa)\,\mu`, of shape (..., dim); it lies inside the sphere."""
-        return length_kernel(self.concentration, self.dim).unsqueeze(-1) * self.loc
+        loc, kappa, infinite = self.working_parameters()
+        length = torch.where(infinite, 1.0, length_kernel(kappa, self.dim))
+        return (length.unsqueeze(-1) * loc).to(self.dtype)
 
     @property
     def mode(self) -> Tensor:
@@ -134,13 +200,14 @@ class VonMisesFisher(Distribution):
     @property
     def variance(self) -> Tensor:
         r"""Variance of each coordinate, (..., dim): :math:`A'\mu_i^2 + (A/\kappa)(1 - \mu_i^2)`."""
-        kappa = self.concentration
-        along = length_derivative_kernel(kappa, self.dim)
+        loc, kappa, infinite = self.working_parameters()
         positive = kappa > 0
         safe = torch.where(positive, kappa, 1.0)
+        along = torch.where(infinite, 0.0, length_derivative_kernel(kappa, self.dim))
         across = torch.where(positive, length_kernel(safe, self.dim) / safe, 1 / self.dim)
-        squared = self.loc**2
-        return along.unsqueeze(-1) * squared + across.unsqueeze(-1) * (1 - squared)
+        across = torch.where(infinite, 0.0, across)
+        squared = loc**2
+        return (along.unsqueeze(-1) * squared + across.unsqueeze(-1) * (1 - squared)).to(self.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Log-density with respect to surface measure.
@@ -156,46 +223,36 @@ class VonMisesFisher(Distribution):
             :math:`\log C_p(0) + E(\kappa) - \tfrac12\kappa\|x - \mu\|^2`. Close to the mode nothing cancels.
         """
         if self._validate_args:
-            self._validate_sample(value)
-        gap = ((value - self.loc) ** 2).sum(-1) / 2
-        peak = log_normalizer_at_zero(self.dim) + excess_kernel(self.concentration, self.dim)
-        return peak - self.concentration * gap
-
-    def _validate_sample(self, value: Tensor) -> None:
-        if not isinstance(value, Tensor) or value.dim() < 1 or value.shape[-1] != self.dim:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"value must be a tensor of shape (..., {self.dim}), got {shape}")
-        valid = unit_vector.check(value)
-        if not bool(valid.all()):
-            length = first_offender(torch.linalg.vector_norm(value.detach(), dim=-1), valid)
-            raise ValueError(
-                f"value must be of unit length, got a vector of length {length}; "
-                "normalise it with torch.nn.functional.normalize(value, dim=-1)"
-            )
+            check_value(value, self.dim)
+        loc, kappa, infinite = self.working_parameters()
+        gap = ((value - loc) ** 2).sum(-1) / 2
+        finite = log_normalizer_at_zero(self.dim) + excess_kernel(kappa, self.dim) - kappa * gap
+        result = torch.promote_types(value.dtype, self.dtype)
+        at_loc = 2 * gap <= length_tolerance(torch.promote_types(value.dtype, self.loc.dtype)) ** 2
+        return torch.where(infinite, torch.where(at_loc, torch.inf, -torch.inf), finite).to(result)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         r"""Draw unit vectors of shape (\*sample_shape, \*batch_shape, dim) with torch's global generator."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        loc = torch.nn.functional.normalize(self.loc.double(), dim=-1).expand(shape)
-        gap = sample_complement(self.concentration.double().expand(shape[:-1]), self.dim).unsqueeze(-1)
-        tangent = sample_tangent(loc)
-        sample = loc + (torch.sqrt(gap * (2 - gap)) * tangent - gap * loc)
-        return sample.to(self.loc.dtype)
+        sample, _ = draw(self.loc, self.concentration, torch.Size(sample_shape))
+        return sample
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        r"""Draw what `sample` draws from the same state of the generator, differentiable in the parameters, once.
+
+        The gradients are unbiased: :math:`\nabla\,\mathrm E\,g(x)` is the mean of those of :math:`g(x)`. That in
+        ``loc`` is tangent to the sphere, as if ``loc`` were normalised first. Shape as in `sample`.
+        """
+        if not (torch.is_grad_enabled() and (self.loc.requires_grad or self.concentration.requires_grad)):
+            return self.sample(sample_shape)
+        with torch.no_grad():
+            tangent = self.loc.new_empty(self._extended_shape(torch.Size(sample_shape)))
+            sample, gap = draw(self.loc, self.concentration, torch.Size(sample_shape), tangent)
+        kappa = self.concentration.expand(gap.shape)
+        return pathwise(self.loc.expand(sample.shape), kappa, sample, tangent, gap)
 
     def entropy(self) -> Tensor:
         r"""Differential entropy :math:`-\log C_p(\kappa) - \kappa A_p(\kappa) = -\log C_p(0) - E + \kappa(1 - A)`."""
-        kappa, dim = self.concentration, self.dim
-        return kappa * complement_kernel(kappa, dim) - excess_kernel(kappa, dim) - log_normalizer_at_zero(dim)
-
-
-@register_kl(VonMisesFisher, VonMisesFisher)
-def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
-    r"""KL divergence: :math:`E_p - E_q - (\kappa_p - \kappa_q)(1 - A_p) + \tfrac12\kappa_q A_p\|\mu_p - \mu_q\|^2`."""
-    if p.dim != q.dim:
-        raise ValueError(f"the distributions must live on the same sphere, got dim={p.dim} and dim={q.dim}")
-    kappa_p, kappa_q = broadcast_all(p.concentration, q.concentration)
-    gap = ((p.loc - q.loc) ** 2).sum(-1) / 2
-    turned = kappa_q * length_kernel(kappa_p, p.dim) * gap
-    peaks = excess_kernel(kappa_p, p.dim) - excess_kernel(kappa_q, p.dim)
-    return peaks - (kappa_p - kappa_q) * complement_kernel(kappa_p, p.dim) + turned
+        _, kappa, infinite = self.working_parameters()
+        spread = kappa * complement_kernel(kappa, self.dim) - excess_kernel(kappa, self.dim)
+        return torch.where(infinite, -torch.inf, spread - log_normalizer_at_zero(self.dim)).to(self.dtype)

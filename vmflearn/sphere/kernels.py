@@ -1,26 +1,28 @@
 r"""Tensor formulas for the von Mises-Fisher normaliser: unchecked, without branches on data.
 
 With :math:`H(\kappa) = {}_0F_1(; p/2; \kappa^2/4)` and :math:`\nu = p/2 - 1`, :math:`s = \sqrt{\nu^2+\kappa^2}`,
-:math:`d = s - \nu`, :math:`u = \text{scale}/s`, :math:`\tau = (\nu/s)^2`, :math:`q = (\kappa/s)^2`:
+:math:`d = s - \nu = \kappa^2 / (s + \nu)`, :math:`\tau = (\nu/s)^2`, :math:`q = (\kappa/s)^2`:
 
 .. math::
-    \log H &= d - \nu\log(1 + d/2\nu) - \tfrac12\log(1 + d/\nu) + L(s) + S \\
-    A = (\log H)' &= \frac{\kappa}{s+\nu} - \frac{\kappa}{s^2}\bigl(\tfrac12 + W\bigr),
-        \qquad W = \textstyle\sum_j j e_j u^j \\
-    A' &= \frac{\nu}{s(s+\nu)} + \frac{1}{s^2}\bigl[(q-\tau)(\tfrac12 + W) + q W_2\bigr],
-        \qquad W_2 = \textstyle\sum_j j^2 e_j u^j
+    \log H &= d - (\nu + \tfrac12)\log(1 + d/2\nu) - (d/s)\, Q \\
+    A = (\log H)' &= \frac{\kappa}{s+\nu} - \frac{\kappa}{s^2}\bigl(\tfrac12 + W\bigr) \\
+    A' &= \frac{\nu}{s(s+\nu)} + \frac{1}{s^2}\bigl[(q-\tau)(\tfrac12 + W) + q W_2\bigr]
 
-(DLMF 10.41.3 in logarithms; coefficients in `vmflearn.sphere.expansion`). The usual identities for A', such as
-:math:`1 - A^2 - (p-1)A/\kappa`, cancel: at large concentration no digit is left. Here each derivative has a formula
-of its own, and automatic differentiation is told to use it.
+where Q, W and :math:`W_2` are polynomials in 1/s (DLMF 10.41.3 in logarithms; coefficients in
+`vmflearn.sphere.expansion`). The usual identities for A', such as :math:`1 - A^2 - (p-1)A/\kappa`, cancel: at large
+concentration no digit is left. Here each derivative has a formula of its own, and automatic differentiation is told to
+use it.
 
-Every function takes ``kappa`` of any shape and returns the same shape, dtype and device; float16 and bfloat16 are
-computed in float32.
+Every kernel takes ``kappa`` of any shape and returns the same shape, dtype and device; float16 and bfloat16 are
+computed in float32. ``kappa`` may reach 1e18 in float32 and 1e150 in float64, where its square overflows and the result
+is NaN; the functions of `vmflearn.sphere.bessel` go to infinity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,171 +30,234 @@ from torch import Tensor
 
 from vmflearn.sphere.expansion import Plan, PowerSeries, make_plan
 
-Formula = Callable[[Tensor, int], Tensor]
+# The quantities are log H ("log_h"), kappa - log H ("excess"), A ("length"), 1 - A ("complement") and A' ("slope").
+# Each has another for its derivative, up to the sign, and reads some polynomials of the plan.
+DERIVATIVE = {"log_h": ("length", 1), "excess": ("complement", 1), "length": ("slope", 1), "complement": ("slope", -1)}
+POLYNOMIALS = {
+    "log_h": ("rest",),
+    "excess": ("rest",),
+    "length": ("half_plus_w",),
+    "complement": ("half_plus_w",),
+    "slope": ("half_plus_w", "w2"),
+}
+SERIES = {
+    "log_h": ("excess",),
+    "excess": ("excess",),
+    "length": ("excess", "shifted"),
+    "complement": ("excess",),
+    "slope": ("excess", "slope"),
+}
+# Elements evaluated at once on a CPU, per thread: few enough for temporaries to stay in the cache.
+CHUNK = 65_536
+# Up to this many elements the time goes into calls, not into arithmetic.
+FEW = 512
+
+Quantities = tuple[str, ...]
+Values = tuple[Tensor, ...]
+
+
+# --- polynomials ---
+
+
+def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
+    """Evaluate a polynomial, lowest coefficient first."""
+    if torch.compiler.is_compiling():  # the compiler fuses it, with the coefficients in the code
+        total = torch.full_like(x, coefficients[-1])
+        for c in coefficients[-2::-1]:
+            total = total * x + c
+        return total
+    if len(coefficients) == 1:
+        return torch.full_like(x, coefficients[0])
+    scalars = torch.tensor(coefficients, dtype=x.dtype, device=x.device).unbind()
+    total = scalars[-1]
+    for scalar in scalars[-2::-1]:
+        total = torch.addcmul(scalar, total, x)
+    return total
+
+
+def polynomials(x: Tensor, *rows: tuple[float, ...]) -> Values:
+    """Evaluate several polynomials of one variable; for few elements by a table of powers, which takes fewer calls."""
+    if torch.compiler.is_compiling() or not 0 < x.numel() <= FEW:
+        return tuple(horner(row, x) for row in rows)
+    degrees = max(2, *(len(row) for row in rows))
+    table = torch.tensor([(*row, *[0.0] * (degrees - len(row))) for row in rows], dtype=x.dtype, device=x.device)
+    powers = torch.linalg.vander(x.reshape(-1, 1), N=degrees)  # (n, 1, degrees)
+    return tuple(row.reshape(x.shape) for row in (powers * table).sum(-1).unbind(-1))
+
+
+# --- the two regimes: each computes the wanted quantities from what they share ---
+
+
+def _large(kappa: Tensor, plan: Plan, wanted: Quantities) -> Values:
+    """Uniform expansion, for s of at least the join. Autograd records the slope alone: the others work in place."""
+    nu, results = plan.order, {}
+    if nu == 0:
+        s, over_s = kappa, kappa.reciprocal()
+    else:
+        squared = (kappa * kappa).add_(nu * nu)
+        over_s = squared.rsqrt()
+        s = squared * over_s
+    base = s + nu
+    p = _read(plan, POLYNOMIALS, wanted, over_s)
+    if "rest" in p:
+        d = (kappa / base).mul_(kappa)
+        logarithm = (d * (0.5 / nu)).log1p_() if nu else torch.log(kappa)
+        rest = p["rest"] if plan.small else (d * over_s).mul_(p["rest"])
+        if "excess" in wanted:  # kappa - d = 2 nu kappa / (kappa + s + nu), without cancellation
+            start = (kappa / (kappa + base)).mul_(2 * nu)
+            results["excess"] = start.add_(logarithm, alpha=nu + 0.5).add_(rest)
+        if "log_h" in wanted:
+            results["log_h"] = d.sub_(logarithm, alpha=nu + 0.5).sub_(rest)
+    if "length" in wanted or "complement" in wanted:
+        correction = (kappa * over_s).mul_(over_s).mul_(p["half_plus_w"])
+        if "length" in wanted:
+            results["length"] = kappa / base - correction
+        if "complement" in wanted:
+            results["complement"] = nu * ((1 + nu / (s + kappa)) / base) + correction
+    if "slope" in wanted:
+        tau, q = (nu * over_s) ** 2, (kappa * over_s) ** 2
+        correction = (q - tau) * p["half_plus_w"] + q * p["w2"]
+        results["slope"] = over_s * (nu / base + over_s * correction)
+    return tuple(results[name] for name in wanted)
+
+
+def _small(kappa: Tensor, plan: Plan, series: PowerSeries, wanted: Quantities) -> Values:
+    """Power series, for kappa up to the join."""
+    t, results = kappa / series.unit, {}
+    y = t * t
+    p = _read(series, SERIES, wanted, y)
+    h_minus_1 = y * p["excess"]
+    h = 1 + h_minus_1
+    if "log_h" in wanted:
+        results["log_h"] = torch.log1p(h_minus_1)
+    if "excess" in wanted:
+        results["excess"] = kappa - torch.log1p(h_minus_1)
+    if "length" in wanted:
+        results["length"] = kappa / plan.dim * p["shifted"] / h
+    if "complement" in wanted:
+        (kummer,) = polynomials(t, series.complement)
+        results["complement"] = torch.exp(-kappa) * kummer / h
+    if "slope" in wanted:
+        results["slope"] = p["slope"] / (h * h)
+    return tuple(results[name] for name in wanted)
+
+
+def _read(source: Plan | PowerSeries, needs: dict[str, Quantities], wanted: Quantities, x: Tensor) -> dict[str, Tensor]:
+    """Evaluate the polynomials that the wanted quantities need, each once."""
+    names = tuple(dict.fromkeys(polynomial for name in wanted for polynomial in needs[name]))
+    return dict(zip(names, polynomials(x, *(getattr(source, name) for name in names)), strict=True))
+
+
+# --- evaluation ---
 
 
 @torch.compiler.assume_constant_result
-def _plan(dim: int, single: bool) -> Plan:
+def _plan(dim: int | Fraction, single: bool) -> Plan:
     """Look the coefficients up; under ``torch.compile`` they become constants of the graph."""
     return make_plan(dim, single)
 
 
-def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """Evaluate a polynomial, lowest coefficient first; in place when no gradient is recorded."""
-    total = torch.full_like(x, coefficients[-1])
-    recorded = torch.is_grad_enabled() and x.requires_grad
-    for c in coefficients[-2::-1]:
-        total = total * x + c if recorded else total.mul_(x).add_(c)
-    return total
+def evaluate(kappa: Tensor, dim: int | Fraction, *wanted: str) -> Values:
+    """Compute several quantities together, in the dtype of kappa, float32 or float64."""
+    plan = _plan(dim if isinstance(dim, Fraction) else int(dim), kappa.dtype == torch.float32)
+    return in_chunks(lambda part: _join(part, plan, wanted), kappa)
 
 
-class _WithSlope(torch.autograd.Function):
-    """formula(kappa), differentiated by another formula instead of by autograd through the first."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(kappa: Tensor, formula: Formula, slope: Formula, dim: int) -> Tensor:
-        return formula(kappa, dim)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Formula, Formula, int], output: Tensor) -> None:
-        kappa, _, ctx.slope, ctx.dim = inputs
-        ctx.save_for_backward(kappa)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (kappa,) = ctx.saved_tensors
-        return grad * ctx.slope(kappa, ctx.dim), None, None, None
-
-
-def _working(kappa: Tensor) -> Tensor:
-    return kappa.float() if kappa.dtype in (torch.float16, torch.bfloat16) else kappa
-
-
-def _evaluate(
-    kappa: Tensor,
-    dim: int,
-    small: Callable[[Tensor, Plan, PowerSeries], Tensor],
-    large: Callable[[Tensor, Plan], Tensor],
-) -> Tensor:
+def _join(kappa: Tensor, plan: Plan, wanted: Quantities) -> Values:
     """Join the two regimes. Their inputs are clamped, so that neither meets a value where it would overflow."""
-    plan = _plan(int(dim), kappa.dtype == torch.float32)
     if plan.small is None:
-        return large(kappa, plan)
-    below = small(kappa.clamp(max=plan.join), plan, plan.small)
-    return torch.where(kappa < plan.join, below, large(kappa.clamp(min=plan.join), plan))
+        return _large(kappa, plan, wanted)
+    small = _small(kappa.clamp(max=plan.join), plan, plan.small, wanted)
+    large = _large(kappa.clamp(min=plan.join), plan, wanted)
+    below = kappa < plan.join
+    return tuple(torch.where(below, a, b) for a, b in zip(small, large, strict=True))
 
 
-def _radius(kappa: Tensor, plan: Plan) -> Tensor:
-    """Return s; hypot does not overflow where kappa^2 would."""
-    return torch.hypot(kappa, torch.full_like(kappa, plan.order)) if plan.order else kappa
+def in_chunks(function: Callable[..., Values], *arguments: Tensor) -> Values:
+    """Apply an elementwise function of tensors of one shape piece by piece, where that is faster."""
+    first = arguments[0]
+    if torch.compiler.is_compiling() or first.device.type != "cpu":
+        return function(*arguments)
+    size = CHUNK * torch.get_num_threads()
+    if first.numel() > FEW:
+        _keep_freed_memory()
+    if first.numel() <= size:
+        return function(*arguments)
+    pieces = zip(*(argument.reshape(-1).split(size) for argument in arguments), strict=True)
+    results = zip(*(function(*piece) for piece in pieces), strict=True)
+    return tuple(torch.cat(result).reshape(first.shape) for result in results)
 
 
-# --- log H and kappa - log H ---
+@cache
+def _keep_freed_memory() -> None:
+    """Make the C library keep freed temporaries instead of giving them back to the system and fetching them again.
 
-
-def _log_terms(kappa: Tensor, s: Tensor, plan: Plan) -> Tensor:
-    r""":math:`d - \log H`: what the logarithms and the series take away from :math:`d = s - \nu`; positive."""
-    nu = plan.order
-    if nu == 0:
-        return 0.5 * torch.log(kappa) - plan.stirling - horner(plan.log_series, plan.scale / s)
-    d = kappa * (kappa / (s + nu))
-    logarithms = nu * torch.log1p(d / (2 * nu)) + 0.5 * torch.log1p(d / nu)
-    if plan.small is None:
-        return logarithms + (d / s) * horner(plan.difference, plan.scale / s)
-    return logarithms - (horner(plan.log_series, plan.scale / s) + plan.stirling)
-
-
-def _log_h_large(kappa: Tensor, plan: Plan) -> Tensor:
-    s = _radius(kappa, plan)
-    return kappa * (kappa / (s + plan.order)) - _log_terms(kappa, s, plan)
-
-
-def _log_h_small(kappa: Tensor, plan: Plan, series: PowerSeries) -> Tensor:
-    y = (kappa / plan.join) ** 2
-    return torch.log1p(y * horner(series.excess, y))
-
-
-def _excess_large(kappa: Tensor, plan: Plan) -> Tensor:
-    r""":math:`\kappa - d = 2\nu\kappa/(\kappa + s + \nu)` without cancellation."""
-    s = _radius(kappa, plan)
-    return 2 * plan.order * (kappa / (kappa + (s + plan.order))) + _log_terms(kappa, s, plan)
-
-
-def _log_h(kappa: Tensor, dim: int) -> Tensor:
-    return _evaluate(kappa, dim, _log_h_small, _log_h_large)
-
-
-def _excess(kappa: Tensor, dim: int) -> Tensor:
-    return _evaluate(kappa, dim, lambda k, plan, series: k - _log_h_small(k, plan, series), _excess_large)
-
-
-# --- A and 1 - A ---
-
-
-def _half_plus_w(s: Tensor, plan: Plan) -> Tensor:
-    return horner((0.5, *plan.moment[1:]), plan.scale / s)
-
-
-def _length_large(kappa: Tensor, plan: Plan) -> Tensor:
-    s = _radius(kappa, plan)
-    return kappa / (s + plan.order) - (kappa / s) / s * _half_plus_w(s, plan)
-
-
-def _length_small(kappa: Tensor, plan: Plan, series: PowerSeries) -> Tensor:
-    y = (kappa / plan.join) ** 2
-    return kappa / plan.dim * horner(series.shifted, y) / (1 + y * horner(series.excess, y))
-
-
-def _complement_large(kappa: Tensor, plan: Plan) -> Tensor:
-    nu, s = plan.order, _radius(kappa, plan)
-    return nu * ((1 + nu / (s + kappa)) / (s + nu)) + (kappa / s) / s * _half_plus_w(s, plan)
-
-
-def _length(kappa: Tensor, dim: int) -> Tensor:
-    return _evaluate(kappa, dim, _length_small, _length_large)
-
-
-def _complement(kappa: Tensor, dim: int) -> Tensor:
-    return _evaluate(kappa, dim, lambda k, plan, series: 1 - _length_small(k, plan, series), _complement_large)
-
-
-# --- A' ---
-
-
-def _slope_large(kappa: Tensor, plan: Plan) -> Tensor:
-    nu, s = plan.order, _radius(kappa, plan)
-    tau, q = (nu / s) ** 2, (kappa / s) ** 2
-    correction = (q - tau) * _half_plus_w(s, plan) + q * horner(plan.moment2, plan.scale / s)
-    return (nu / (s + nu) + correction / s) / s
-
-
-def _slope_small(kappa: Tensor, plan: Plan, series: PowerSeries) -> Tensor:
-    y = (kappa / plan.join) ** 2
-    return horner(series.slope, y) / (1 + y * horner(series.excess, y)) ** 2
-
-
-def length_derivative_kernel(kappa: Tensor, dim: int) -> Tensor:
-    """A'(kappa), the variance of mu . x; differentiable by autograd through its formula."""
-    return _evaluate(_working(kappa), dim, _slope_small, _slope_large).to(kappa.dtype)
-
-
-def _minus_derivative(kappa: Tensor, dim: int) -> Tensor:
-    return -length_derivative_kernel(kappa, dim)
+    Its thresholds for that follow the largest block freed so far (``man mallopt``): free one, without touching it.
+    """
+    torch.empty(2**24, dtype=torch.uint8)
 
 
 # --- the differentiable functions ---
 
 
-def length_kernel(kappa: Tensor, dim: int) -> Tensor:
-    """A(kappa) = I_{p/2}(kappa) / I_{p/2-1}(kappa), the mean of mu . x."""
-    return _WithSlope.apply(_working(kappa), _length, length_derivative_kernel, dim).to(kappa.dtype)
+class _Quantity(torch.autograd.Function):
+    """One quantity, differentiated by the formula of another instead of by autograd through its own."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
+        return evaluate(kappa, dim, name)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int | Fraction, str], output: Tensor) -> None:
+        kappa, ctx.dim, ctx.name = inputs
+        ctx.save_for_backward(kappa)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (kappa,) = ctx.saved_tensors
+        derivative, sign = DERIVATIVE[ctx.name]
+        product = grad * quantity(kappa, ctx.dim, derivative)
+        return product if sign > 0 else -product, None, None
 
 
-def complement_kernel(kappa: Tensor, dim: int) -> Tensor:
-    """1 - A(kappa), without cancellation at large concentration."""
-    return _WithSlope.apply(_working(kappa), _complement, _minus_derivative, dim).to(kappa.dtype)
+class _QuantityWithSlope(torch.autograd.Function):
+    """The same for eager mode: computed together with its derivative, with which it shares most of the work."""
+
+    @staticmethod
+    def forward(ctx: Any, kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
+        value, slope = evaluate(kappa, dim, name, DERIVATIVE[name][0])
+        ctx.dim, ctx.name = dim, name
+        ctx.save_for_backward(kappa, slope)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        kappa, slope = ctx.saved_tensors
+        derivative, sign = DERIVATIVE[ctx.name]
+        if torch.is_grad_enabled():  # the gradient will be differentiated, so its slope has to be a function of kappa
+            slope = quantity(kappa, ctx.dim, derivative)
+        product = grad * slope
+        return product if sign > 0 else -product, None, None
+
+
+# True inside vmap, grad and the like of torch.func. Not a public name: should it go, all calls take the general way.
+_in_transform = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def quantity(kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
+    """One of the quantities of `DERIVATIVE`, or the slope, which autograd differentiates through its formula."""
+    working = kappa.float() if kappa.dtype in (torch.float16, torch.bfloat16) else kappa
+    if name == "slope":
+        value = evaluate(working, dim, name)[0]
+    elif torch.compiler.is_compiling() or _in_transform():
+        value = _Quantity.apply(working, dim, name)
+    elif torch.is_grad_enabled() and working.requires_grad:
+        value = _QuantityWithSlope.apply(working, dim, name)
+    else:
+        value = evaluate(working, dim, name)[0]
+    return value.to(kappa.dtype)
 
 
 def log_hypergeometric_kernel(kappa: Tensor, dim: int) -> Tensor:
@@ -202,9 +267,24 @@ def log_hypergeometric_kernel(kappa: Tensor, dim: int) -> Tensor:
     ``vmap``; elsewhere call `vmflearn.sphere.bessel.log_hypergeometric`. In a compiled graph ``dim`` is a
     constant: code that is compiled for several dimensions needs ``dynamic=False``.
     """
-    return _WithSlope.apply(_working(kappa), _log_h, length_kernel, dim).to(kappa.dtype)
+    return quantity(kappa, dim, "log_h")
 
 
 def excess_kernel(kappa: Tensor, dim: int) -> Tensor:
     r""":math:`E(\kappa) = \kappa - \log H(\kappa) \ge 0`, so that the log-density at the mode is log C_p(0) + E."""
-    return _WithSlope.apply(_working(kappa), _excess, complement_kernel, dim).to(kappa.dtype)
+    return quantity(kappa, dim, "excess")
+
+
+def length_kernel(kappa: Tensor, dim: int) -> Tensor:
+    """A(kappa) = I_{p/2}(kappa) / I_{p/2-1}(kappa), the mean of mu . x."""
+    return quantity(kappa, dim, "length")
+
+
+def complement_kernel(kappa: Tensor, dim: int) -> Tensor:
+    """1 - A(kappa), without cancellation."""
+    return quantity(kappa, dim, "complement")
+
+
+def length_derivative_kernel(kappa: Tensor, dim: int) -> Tensor:
+    """A'(kappa), the variance of mu . x; itself differentiated by autograd through its formula."""
+    return quantity(kappa, dim, "slope")
