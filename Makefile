@@ -57,6 +57,7 @@ release: $(READY)
 	$(BIN)/python book/tools/release.py
 
 bench: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sphere.py
 
 clean:

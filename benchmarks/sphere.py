@@ -1,134 +1,170 @@
-"""The sphere against its peers, side by side in one run, on one thread: `make bench`.
+"""The sphere against its peers, side by side in one run, on one core.
 
-Prints a table of times and ratios and writes it, with machine, versions and command, to benchmarks/results/sphere.md.
-Ratios are worth more than milliseconds: both sides of each are measured in alternation on the same machine.
+    python benchmarks/sphere.py            # about ten minutes
+    python benchmarks/sphere.py --large    # and one EM iteration on 1,000,000 x 256 rows with 1,000 components
+    python benchmarks/sphere.py --quick    # tiny sizes, to see that it runs; targets are not judged
+
+Prints tables of times and ratios and writes them, with machine, versions and command, to sphere.md and sphere.png in
+benchmarks/results. Trust the ratios over the times. Peers that are not installed are named as such (README.md tells
+how to install them).
 """
 
-import platform
-import statistics
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import scipy
-import sklearn
-import torch
-from scipy.special import ive
-from scipy.stats import vonmises_fisher
-from sklearn.mixture import GaussianMixture
+# Before anything starts a pool of threads: peers that have one of their own are kept on the same core below.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from vmflearn.sphere import VonMisesFisher, VonMisesFisherMixture, log_normalizer
-from vmflearn.sphere.bessel import log_hypergeometric_kernel
+import distribution_cases
+import mixture_cases
+import normalizer_cases
+from measure import RESULTS, ROW_HEAD, Row, environment, is_installed, markdown_table, one_core
+from peers import tensorflow_probability
 
-RESULTS = Path(__file__).parent / "results" / "sphere.md"
-ROUNDS = 7
+PACKAGES = ["torch", "numpy", "scipy", "scikit-learn", "mpmath", "tfp-nightly", "jax", "spherecluster"]
 
 
-def alternate(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float, float]:
-    """Median seconds of each, and the median ratio theirs / ours of the paired rounds."""
-    pairs = []
-    for _ in range(ROUNDS + 1):
-        seconds = []
-        for work in (ours, theirs):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        pairs.append(seconds)
-    pairs = pairs[1:]  # the first round fills caches
-    a, b = zip(*pairs, strict=True)
-    return statistics.median(a), statistics.median(b), statistics.median(y / x for x, y in pairs)
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    values: int  # concentrations
+    dims: tuple[int, ...]  # of samples
+    samples: int  # at most; fewer in high dimensions
+    fit_dims: tuple[int, ...]
+    fit_rows: int
+    rows: int  # of the mixture
+    components: int
+    large_rows: int
+    large_dim: int
+    large_components: int
 
 
-def normalizer() -> list[tuple[str, str, Callable[[], object], Callable[[], object]]]:
-    """65,536 values of log C_256 against scipy's scaled Bessel function; scipy has no gradient."""
-    kappa = torch.linspace(1, 1001, 65536, dtype=torch.float64)
-    cases = []
-    for dtype in (torch.float64, torch.float32):
-        values = kappa.to(dtype)
-        tracked = values.clone().requires_grad_()
+FULL = Sizes(7, 65_536, (3, 64, 256, 1024), 10_000, (64, 256, 1024), 10_000, 100_000, 50, 1_000_000, 256, 1000)
+QUICK = Sizes(1, 512, (3, 16), 100, (8,), 500, 2000, 4, 4000, 16, 8)
 
-        def with_gradient(tracked: torch.Tensor = tracked) -> None:
-            torch.autograd.grad(log_hypergeometric_kernel(tracked, 256).sum(), tracked)
-
-        def scipy_way() -> object:
-            return np.log(ive(127, kappa.numpy()))
-
-        name = str(dtype).removeprefix("torch.")
-        cases += [
-            (f"log C_256, {name}", "scipy ive", lambda v=values: log_normalizer(v, 256), scipy_way),
-            (f"log C_256 with gradient, {name}", "scipy ive, no gradient", with_gradient, scipy_way),
-        ]
-    return cases
+Cases = Callable[..., list[Row]]
+GROUPS: dict[str, Cases] = {
+    "Normaliser": normalizer_cases.measure,
+    "Sampling": distribution_cases.measure_sampling,
+    "Mixture": mixture_cases.measure,
+}
 
 
-def mixture() -> list[tuple[str, str, Callable[[], object], Callable[[], object]]]:
-    """Ten EM iterations on 100,000 rows of 64 dimensions with 50 components."""
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(100_000, 64))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    start = rows[:50].copy()
-
-    def ours(rows: np.ndarray) -> None:
-        VonMisesFisherMixture(50, init=start.astype(rows.dtype), max_iter=10, tol=0.0).fit(rows)
-
-    def products(rows: np.ndarray) -> None:
-        x, means = torch.from_numpy(rows), torch.from_numpy(start.astype(rows.dtype))
-        for _ in range(10):
-            for chunk in x.split(4096):
-                scores = chunk @ means.T
-                scores.T @ chunk
-
-    def gaussian() -> None:
-        settings = {"covariance_type": "spherical", "means_init": start, "init_params": "random"}
-        GaussianMixture(50, max_iter=10, tol=0.0, **settings).fit(rows)
-
-    single = rows.astype(np.float32)
-    floor = "the two matrix products of each"
-    return [
-        ("10 EM iterations, float64", floor, lambda: ours(rows), lambda: products(rows)),
-        ("10 EM iterations, float32", floor, lambda: ours(single), lambda: products(single)),
-        ("10 EM iterations, float64", "scikit-learn's spherical GaussianMixture", lambda: ours(rows), gaussian),
-    ]
-
-
-def sampling() -> list[tuple[str, str, Callable[[], object], Callable[[], object]]]:
-    """1,000 samples in 1,024 dimensions."""
-    mean = np.eye(1024)[0]
-    distribution = VonMisesFisher(torch.from_numpy(mean), torch.tensor(500.0, dtype=torch.float64))
-    rng = np.random.default_rng(0)
-    return [
-        (
-            "1,000 samples, dim 1024",
-            "scipy.stats.vonmises_fisher",
-            lambda: distribution.sample((1000,)),
-            lambda: vonmises_fisher(mean, 500.0).rvs(1000, random_state=rng),
-        )
-    ]
-
-
-def main() -> None:
-    """Measure everything, print and store the table."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # ten iterations do not converge, and scipy's Bessel function underflows
-    lines = ["| ours | peer | ours (ms) | peer (ms) | peer / ours |", "|---|---|---|---|---|"]
-    for group in (normalizer, mixture, sampling):
-        for ours, peer, run, other in group():
-            a, b, ratio = alternate(run, other)
-            lines.append(f"| {ours} | {peer} | {a * 1e3:.2f} | {b * 1e3:.2f} | {ratio:.2f} |")
-            print(lines[-1], flush=True)
-    about = (
-        f"Medians of {ROUNDS} alternating rounds, one thread. {platform.machine()}, {platform.system()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, "
-        f"scipy {scipy.__version__}, scikit-learn {sklearn.__version__}. Command: `OMP_NUM_THREADS=1 python "
-        f"{' '.join(sys.argv)}`.\n"
+def large_mixture(sizes: Sizes) -> str:
+    """One EM iteration that fills memory, in a process of its own with two threads; see `large_mixture.py`."""
+    script = Path(__file__).with_name("large_mixture.py")
+    numbers = [str(n) for n in (sizes.large_rows, sizes.large_dim, sizes.large_components)]
+    environ = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, str(script), *numbers], check=True, capture_output=True, text=True, env=environ
     )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("# The sphere against its peers\n\n" + about + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written to {RESULTS}")
+    found = json.loads(done.stdout)
+    target = f"≤ {found['target_gib']:.0f} GiB: {'met' if found['peak_gib'] <= found['target_gib'] else '**missed**'}"
+    return markdown_table(
+        ["rows", "one EM iteration", "memory before", "the rows", "peak memory", "target"],
+        [
+            [
+                f"{sizes.large_rows:,} x {sizes.large_dim} float32, K = {sizes.large_components:,}, two threads",
+                f"{found['seconds']:.3g} s",
+                f"{found['before_gib']:.2f} GiB",
+                f"{found['rows_gib']:.2f} GiB",
+                f"{found['peak_gib']:.2f} GiB",
+                target,
+            ]
+        ],
+    )
+
+
+def draw_figure(groups: dict[str, list[Row]], path: Path) -> None:
+    """Bars of the ratios, in grey: above, times faster than a peer; below, cost over a floor that has a target."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for group in groups.values() for row in group if not row.is_floor or row.target is not None]
+    parts = [[row for row in rows if row.is_floor == is_floor] for is_floor in (False, True)]
+    figure, axes = plt.subplots(
+        2,
+        1,
+        figsize=(9, 1.6 + 0.27 * len(rows)),
+        height_ratios=[max(len(part), 1) for part in parts],
+        constrained_layout=True,
+    )
+    labels = ("times faster than the peer (mark: target, at least)", "time over the floor's (mark: target, at most)")
+    for axis, part, label in zip(axes, parts, labels, strict=True):
+        for i, row in enumerate(part):
+            shade = {None: "0.8", True: "0.5", False: "white"}[row.met]
+            axis.barh(i, row.ratio, color=shade, edgecolor="0.3", hatch="////" if row.met is False else None)
+            number = f"{row.ratio:.3g}" if row.ratio < 100 else f"{row.ratio:,.0f}"
+            axis.text(max(row.ratio, row.target or 0), i, f"  {number}", va="center", fontsize=8)
+            if row.target is not None:
+                axis.plot([row.target] * 2, [i - 0.45, i + 0.45], color="black", linewidth=2.5)
+        axis.set_yticks(range(len(part)), [f"{row.what}: {row.peer}" for row in part], fontsize=8)
+        axis.invert_yaxis()
+        axis.set_xscale("linear" if axis is axes[1] else "log")
+        axis.axvline(1, color="0.3", linewidth=0.8)
+        axis.set_xlabel(label)
+        axis.margins(x=0.12, y=0.01)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("dark: target met, hatched: missed, light: no target", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str]) -> None:
+    """Measure everything, print and store tables and figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round; targets are not judged")
+    parser.add_argument("--large", action="store_true", help="add the large mixture, on two threads")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for sphere.md and sphere.png")
+    settings = parser.parse_args(argv)
+    sizes = QUICK if settings.quick else FULL
+
+    sections: dict[str, str] = {}
+    groups: dict[str, list[Row]] = {}
+
+    def add(name: str, text: str) -> None:
+        sections[name] = f"## {name}\n\n{text}"
+        print(sections[name], flush=True)
+
+    with one_core(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few iterations do not converge, and scipy's Bessel function underflows
+        tfp = tensorflow_probability()
+        for name, measure in GROUPS.items():
+            groups[name] = measure(sizes, tfp)
+            if settings.quick:  # the targets are for the full sizes
+                groups[name] = [replace(row, target=None) for row in groups[name]]
+            add(name, markdown_table(ROW_HEAD, [row.cells() for row in groups[name]]))
+        add("Fit", distribution_cases.fit_table(sizes))
+    if settings.large:
+        add("A large mixture", large_mixture(sizes))
+
+    peers = {"TensorFlow Probability": tfp is not None, "spherecluster": is_installed("spherecluster")}
+    absent = [f" {name}: not installed." for name, is_there in peers.items() if not is_there]
+    judged = [row.met for group in groups.values() for row in group if row.met is not None]
+    head = (
+        "# The sphere against its peers\n\n"
+        f"Medians of {sizes.rounds} alternating rounds on one core; ratios are medians of the ratios within a round. "
+        "Times are processor time for one value, sample or iteration.\n\n"
+        f"{environment('sphere.py', argv, PACKAGES)}{''.join(absent)}\n\n"
+        f"{sum(judged)} of {len(judged)} targets of the tables with ratios are met.\n"
+    )
+    settings.out.mkdir(parents=True, exist_ok=True)
+    (settings.out / "sphere.md").write_text("\n".join([head, *sections.values()]), encoding="utf-8")
+    draw_figure(groups, settings.out / "sphere.png")
+    print(f"{sum(judged)} of {len(judged)} targets met; written to sphere.md and sphere.png in {settings.out}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

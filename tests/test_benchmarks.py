@@ -1,0 +1,129 @@
+"""The benchmarks run: the accuracy of a few points, and the comparison with peers at tiny sizes."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Import the benchmark scripts as they import each other, and forget them afterwards."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    assert {"accuracy", "sphere", "truth", "measure"} <= names
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_accuracy_meets_its_targets_at_a_few_points(scripts, tmp_path):
+    pytest.importorskip("flint", reason="the references need python-flint")
+    import accuracy
+
+    assert accuracy.main(["--points", "40", "--out", str(tmp_path)]) == 0
+    report = (tmp_path / "accuracy.md").read_text(encoding="utf-8")
+    assert "All targets are met." in report
+    assert "missed at" not in report
+    assert "Command: `python benchmarks/accuracy.py --points 40`." in report
+    assert str(tmp_path) not in report
+    assert (tmp_path / "accuracy.png").stat().st_size > 1000
+
+
+def test_accuracy_fails_where_a_target_is_missed(scripts, tmp_path, monkeypatch):
+    pytest.importorskip("flint", reason="the references need python-flint")
+    import accuracy
+
+    exact = accuracy.QUANTITIES["A"]
+    monkeypatch.setitem(accuracy.QUANTITIES, "A", (lambda k, dim: exact[0](k, dim) * (1 + 3e-6), exact[1]))
+    assert accuracy.main(["--points", "20", "--out", str(tmp_path)]) == 1
+    assert "missed at" in (tmp_path / "accuracy.md").read_text(encoding="utf-8")
+
+
+def test_truth_is_that_of_the_closed_form_at_dim_3(scripts):
+    pytest.importorskip("flint", reason="the references need python-flint")
+    import mpmath
+    import truth
+
+    for kappa in (1e-9, 0.3, 25.0, 1e6, 1e12):
+        true = truth.truth(3, kappa)
+        with mpmath.workdps(100):
+            k = mpmath.mpf(kappa)
+            length = mpmath.coth(k) - 1 / k
+            log_h = k + mpmath.log(-mpmath.expm1(-2 * k) / (2 * k))
+            expected = (log_h, k - log_h, length, 1 - length, 1 / k**2 - mpmath.csch(k) ** 2)
+        for ball, wanted in zip(true, expected, strict=True):
+            assert truth.disagreement(ball, wanted) < 1e-40
+
+
+def test_an_error_is_never_hidden_by_zero_or_nan(scripts):
+    pytest.importorskip("flint", reason="the references need python-flint")
+    import truth
+
+    zero = truth.truth(5, 0.0)
+    assert truth.relative_error(0.0, zero.log_h) == 0
+    assert truth.relative_error(1e-300, zero.log_h) == math.inf
+    assert truth.relative_error(math.nan, zero.complement) == math.inf
+    assert truth.relative_error(1 + 2**-30, zero.complement) == pytest.approx(2**-30, rel=1e-12)
+
+
+def test_points_are_reproducible_and_lie_where_they_are_said_to(scripts):
+    import points
+    import torch
+
+    for dtype in (torch.float64, torch.float32):
+        drawn = points.draw_points(500, dtype)
+        assert drawn == points.draw_points(500, dtype)
+        assert len(drawn) == 500
+        assert len(set(drawn)) > 490
+        assert all(2 <= dim <= 65536 and 0 <= kappa <= 1.0001e12 for dim, kappa in drawn)
+        assert all(float(torch.tensor(kappa, dtype=dtype)) == kappa for _, kappa in drawn)
+        assert any(kappa == 0 for _, kappa in drawn)
+    assert [points.group_of(dim) for dim in (2, 3, 4, 60, 61, 65536)] == [
+        "2",
+        "3",
+        "4-8",
+        "31-60",
+        "61-512",
+        "8193-65536",
+    ]
+
+
+def test_ratios_point_the_way_of_their_target(scripts):
+    import measure
+
+    def clock(*seconds):
+        values = iter(seconds)
+        return lambda: next(values)
+
+    rival = measure.Peer("rival", clock(1.0, 4.0, 6.0, 9.0), 3.0)
+    floor = measure.Peer("floor", clock(99.0, 1.0, 1.0, 1.0), 1.5, is_floor=True)
+    faster, costlier = measure.compare("ours", clock(1.0, 2.0, 2.0, 2.0), [rival, floor], rounds=3)
+    assert (faster.ours, faster.theirs, faster.ratio, faster.met) == (2.0, 6.0, 3.0, True)
+    assert (costlier.theirs, costlier.ratio, costlier.met) == (1.0, 2.0, False)
+    assert costlier.cells()[-3:] == ["2.00 (ours / floor)", "≤ 1.5", "**missed**"]
+
+
+def test_an_iteration_is_the_difference_of_two_fits(scripts):
+    import measure
+
+    ticks = iter([0.0, 5.0, 14.0])
+    assert measure.per_step(lambda n: n, few=1, many=3, clock=lambda: next(ticks))() == 2.0
+    with pytest.raises(RuntimeError, match="the longer fit stopped after 2 iterations"):
+        measure.per_step(lambda n: min(n, 2), few=2, many=10)()
+
+
+def test_sphere_runs_at_tiny_sizes(scripts, tmp_path):
+    import sphere
+
+    sphere.main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "sphere.md").read_text(encoding="utf-8")
+    for name in ("## Normaliser", "## Sampling", "## Mixture", "## Fit", "scipy ive", "its two matrix products"):
+        assert name in report
+    assert str(tmp_path) not in report
+    assert (tmp_path / "sphere.png").stat().st_size > 1000
