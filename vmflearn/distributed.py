@@ -4,9 +4,14 @@ A run is distributed when ``torch.distributed`` is initialised, which ``scripts/
 Nothing here draws random numbers or depends on the order in which processes arrive.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def is_distributed() -> bool:
@@ -44,6 +49,81 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return total / world_size()
 
 
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum of a tensor over all processes.
+
+    Parameters
+    ----------
+    x : Tensor
+        The same shape and dtype on every process, on any device.
+
+    Returns
+    -------
+    Tensor
+        A new tensor, equal on every process; ``x`` itself in a single process. Not differentiable.
+    """
+    if not is_distributed():
+        return x
+    total = x.detach().clone().to(_exchange_device(x))
+    dist.all_reduce(total)
+    return total.to(x.device)
+
+
+def broadcast_from_first(x: Tensor) -> Tensor:
+    """The first process's tensor, on every process.
+
+    Parameters
+    ----------
+    x : Tensor
+        The same shape and dtype on every process, on any device; its values matter on the first only.
+
+    Returns
+    -------
+    Tensor
+        A new tensor; ``x`` itself in a single process. Not differentiable.
+    """
+    if not is_distributed():
+        return x
+    sent = x.detach().clone().contiguous().to(_exchange_device(x))
+    dist.broadcast(sent, src=0)
+    return sent.to(x.device)
+
+
+def all_or_none(work: Callable[[], T]) -> T:
+    """Do local work that may fail, and let every process fail if one does.
+
+    A process that raises alone leaves the others waiting in their next exchange. ``work`` must not exchange anything
+    itself.
+
+    Returns
+    -------
+    T
+        What ``work`` returned.
+
+    Raises
+    ------
+    Exception
+        What ``work`` raised here; ValueError on a process whose own work was done, with the rank and the message of
+        the first that failed.
+    """
+    if not is_distributed():
+        return work()
+    result: list[T] = []
+    error: Exception | None = None
+    try:
+        result.append(work())
+    except Exception as raised:
+        error = raised
+    messages: list[str | None] = [None] * world_size()
+    dist.all_gather_object(messages, None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    for index, message in enumerate(messages):
+        if message is not None:
+            raise ValueError(f"process {index} could not go on: {message}")
+    return result[0]
+
+
 def log_mean_exp_over_processes(x: Tensor) -> Tensor:
     """Logarithm of the mean over processes of ``exp(x)``, elementwise, without leaving the log domain.
 
@@ -63,7 +143,7 @@ def gather_rows(x: Tensor) -> Tensor:
     Parameters
     ----------
     x : Tensor of shape (n, ...)
-        ``n`` may differ between processes; the other sizes and the dtype may not.
+        ``n`` may differ between processes; the other sizes and the dtype may not. On any device.
 
     Returns
     -------
@@ -71,6 +151,7 @@ def gather_rows(x: Tensor) -> Tensor:
     """
     if not is_distributed():
         return x
+    device, x = x.device, x.to(_exchange_device(x))
     sizes = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
     lengths = [int(size) for size in sizes]
@@ -78,4 +159,12 @@ def gather_rows(x: Tensor) -> Tensor:
     padded[: len(x)] = x
     pieces = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(pieces, padded)
-    return torch.cat([piece[:length] for piece, length in zip(pieces, lengths, strict=True)])
+    return torch.cat([piece[:length] for piece, length in zip(pieces, lengths, strict=True)]).to(device)
+
+
+def _exchange_device(x: Tensor) -> torch.device:
+    """Where the process group can read a tensor: nccl only on a GPU, gloo on the CPU."""
+    backend = dist.get_backend()
+    if backend == "nccl":
+        return x.device if x.is_cuda else torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if backend == "gloo" else x.device

@@ -42,11 +42,11 @@ def test_zero_concentration_is_exact(dim: int) -> None:
     kappa = torch.zeros((), dtype=torch.float64, requires_grad=True)
     value = log_normalizer(kappa, dim)
     area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
-    assert value.item() == pytest.approx(-math.log(area), rel=1e-14)
+    assert value.item() == pytest.approx(-math.log(area), rel=1e-14, abs=0)
     (first,) = torch.autograd.grad(value, kappa, create_graph=True)
     (second,) = torch.autograd.grad(first, kappa)
     assert first.item() == 0
-    assert second.item() == pytest.approx(-1 / dim, rel=1e-15)
+    assert second.item() == pytest.approx(-1 / dim, rel=1e-15, abs=0)
     assert mean_resultant_length_complement(0.0, dim).item() == 1
 
 
@@ -79,11 +79,11 @@ def test_closed_forms_of_odd_dimensions(kappa: float) -> None:
         k = mpmath.mpf(kappa)
         log_h3, length3 = mpmath.log(mpmath.sinh(k) / k), mpmath.coth(k) - 1 / k
         log_h5 = mpmath.log(3 * (k * mpmath.cosh(k) - mpmath.sinh(k)) / k**3)
-    assert float(log_hypergeometric(kappa, 3)) == pytest.approx(float(log_h3), rel=2e-15)
-    assert float(log_hypergeometric(kappa, 5)) == pytest.approx(float(log_h5), rel=2e-15)
-    assert float(mean_resultant_length(kappa, 3)) == pytest.approx(float(length3), rel=2e-15)
+    assert float(log_hypergeometric(kappa, 3)) == pytest.approx(float(log_h3), rel=2e-15, abs=0)
+    assert float(log_hypergeometric(kappa, 5)) == pytest.approx(float(log_h5), rel=2e-15, abs=0)
+    assert float(mean_resultant_length(kappa, 3)) == pytest.approx(float(length3), rel=2e-15, abs=0)
     expected = float(-mpmath.log(4 * mpmath.pi) - log_h3)
-    assert float(log_normalizer(kappa, 3)) == pytest.approx(expected, rel=2e-15)
+    assert float(log_normalizer(kappa, 3)) == pytest.approx(expected, rel=2e-15, abs=0)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.4, 12.0, 200.0])
@@ -130,7 +130,7 @@ def test_monotonicity(dim: int, kappa: float, factor: float) -> None:
 def test_three_term_recurrence(dim: int, kappa: float) -> None:
     """DLMF 10.29.1 as 1 / A_p = p / k + A_{p+2}: every term is positive, so no digit is lost."""
     here, above = float(mean_resultant_length(kappa, dim)), float(mean_resultant_length(kappa, dim + 2))
-    assert here * (dim + kappa * above) == pytest.approx(kappa, rel=3e-15)
+    assert here * (dim + kappa * above) == pytest.approx(kappa, rel=3e-15, abs=0)
 
 
 @everywhere
@@ -169,7 +169,7 @@ def test_concentrations_whose_square_overflows(dim: int) -> None:
         flat = torch.full_like(kappa, (dim - 1) / 2)
         torch.testing.assert_close(mean_resultant_length_complement(kappa, dim) * kappa, flat)
     slope = mean_resultant_length_derivative(torch.tensor([1e140, 1e151], dtype=torch.float64), dim)
-    assert slope.tolist() == pytest.approx([(dim - 1) / 2 * 1e-280, (dim - 1) / 2 * 1e-302], rel=1e-14)
+    assert slope.tolist() == pytest.approx([(dim - 1) / 2 * 1e-280, (dim - 1) / 2 * 1e-302], rel=1e-14, abs=0)
 
 
 # --- the Bessel function of any order ---
@@ -219,12 +219,12 @@ def test_asymptotic_is_equation_5_longhand(dim: int) -> None:
         eta = math.sqrt(1 + r * r) + math.log(r / (1 + math.sqrt(1 + r * r)))
         log_bessel = nu * eta - 0.5 * math.log(2 * math.pi * nu) - 0.25 * math.log(1 + r * r)
         log_c = nu * math.log(kappa) - p / 2 * math.log(2 * math.pi)
-        assert float(log_normalizer(kappa, dim, "asymptotic")) == pytest.approx(log_c - log_bessel, rel=1e-12)
+        assert float(log_normalizer(kappa, dim, "asymptotic")) == pytest.approx(log_c - log_bessel, rel=1e-12, abs=0)
         t = 1 / math.sqrt(1 + r * r)
         u1 = (3 * t - 5 * t**3) / 24
         u2 = (81 * t**2 - 462 * t**4 + 385 * t**6) / 1152
         expected = log_c - log_bessel - math.log(1 + u1 / nu + u2 / nu**2)
-        assert float(log_normalizer(kappa, dim, "asymptotic", terms=3)) == pytest.approx(expected, rel=1e-12)
+        assert float(log_normalizer(kappa, dim, "asymptotic", terms=3)) == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_asymptotic_converges_with_terms_and_has_a_gradient() -> None:

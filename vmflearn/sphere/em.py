@@ -14,29 +14,73 @@ maximised by (Banerjee, Dhillon, Ghosh & Sra, JMLR 6, 2005, section 3)
     pi_k = W_k / sum_j W_j,    mu_k = R_k / |R_k|,    A_p(kappa_k) = |R_k| / W_k        (each its own concentration)
                                                       A_p(kappa)   = sum_k |R_k| / sum_k W_k   (one for all)
 
-**The concentration is bounded.** One row alone, or copies of one row, have |R| = W and an infinite likelihood. Here
-1 - A_p(kappa) never falls below sqrt(eps) of the floating-point type of the rows: kappa is at most about
-(p - 1) / (2 sqrt(eps)), which is 3.4e7 (p - 1) in float64 and 1.4e3 (p - 1) in float32. There the rounding of
+**Shrinkage.** With the conjugate prior density proportional to (C_p(kappa_k) / C_p(0))^m for each component, the
+objective becomes
+
+    sum_i s_i log f(x_i)  -  m sum_k [log C_p(0) - log C_p(kappa_k)],
+
+as if each component had seen m more rows whose resultant is zero. Its derivative in kappa_k, with the responsibilities
+given, is |R_k| - (W_k + m) A_p(kappa_k), so that the maximum moves to
+
+    A_p(kappa_k) = |R_k| / (W_k + m)        and        A_p(kappa) = sum_k |R_k| / (sum_k W_k + K m),
+
+K m because in the tied model, too, each component brings its m rows. One row alone then has the finite concentration
+A_p^-1(1 / (1 + m)). (Hornik & Grün, Journal of Statistical Software 58(10), 2014, call m "nu".)
+
+**The concentration is bounded.** Without shrinkage one row alone, or copies of one row, have |R| = W and an infinite
+likelihood. Here 1 - A_p(kappa) never falls below sqrt(eps) of the floating-point type of the rows: kappa is at most
+about (p - 1) / (2 sqrt(eps)), which is 3.4e7 (p - 1) in float64 and 1.4e3 (p - 1) in float32. There the rounding of
 kappa <mu, x>, eps kappa, reaches sqrt(eps) / 2 nats per degree of freedom: a sharper component would be fitted to
 rounding. The bound is one constant of the problem, and the objective is concave in kappa, so that clipping *is* the
 maximiser within the bound: the likelihood still never decreases.
 
-**A component that loses all its rows** (its responsibilities underflow, or no row chooses it) gets weight 0 and
-concentration 0 and keeps its direction. Weight 0 is the maximiser too, and log 0 = -inf is harmless: such a component
-takes no responsibility, now or later.
+**A component that loses all its rows** (its responsibilities fall below 2^-90, in float64 2^-900, or no row chooses
+it) gets weight 0 and keeps its direction; its own concentration is 0. Weight 0 is the maximiser too, and log 0 = -inf
+is harmless: such a component takes no responsibility, now or later.
+
+**Several processes** each hold their own rows; the sums over rows are added up over the processes, and all else is the
+same everywhere.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vmflearn.distributed import sum_over_processes
 from vmflearn.sphere.bessel import concentration_from_length, log_hypergeometric, log_normalizer_at_zero
+from vmflearn.sphere.rows import DenseChunk, DenseRows
+from vmflearn.sphere.sparse_rows import SparseChunk, SparseRows
+
+# Logits are kept in bits, log2 of what they stand for: 2^x is computed faster than e^x.
+_BITS = 1 / math.log(2)
+# Responsibilities below 2^-90 (float32) or 2^-900 of the largest are zero: the exponential, and products with what it
+# gives, are many times slower where its values are denormal.
+_LOWEST_BITS = {torch.float32: -90.0, torch.float64: -900.0}
+
+
+class Data(NamedTuple):
+    """The rows of this process and their weights; the totals are those of all processes."""
+
+    rows: DenseRows | SparseRows
+    weights: Tensor  # (n,) float64, >= 0, where the rows are
+    total_weight: float
+    n_rows: int  # of positive weight
+
+
+class Model(NamedTuple):
+    """What is maximised."""
+
+    concentration: str  # "free" | "tied"
+    assignment: str  # "soft" | "hard"
+    shrinkage: float  # pseudo-observations of zero resultant for each component
+    floor: float  # smallest 1 - A_p(kappa), see `complement_floor`
 
 
 class Parameters(NamedTuple):
-    """Parameters of a mixture, float64."""
+    """Parameters of a mixture, float64 on the CPU."""
 
     weights: Tensor  # (K,)
     means: Tensor  # (K, dim), unit rows
@@ -44,7 +88,7 @@ class Parameters(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Sufficient statistics of the M-step, float64."""
+    """Sufficient statistics of the M-step over all processes, float64 on the CPU."""
 
     masses: Tensor  # (K,)          W_k
     resultants: Tensor  # (K, dim)  R_k
@@ -55,91 +99,99 @@ def complement_floor(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps ** 0.5)
 
 
-def logits_in_chunks(rows: Tensor, parameters: Parameters, chunk_size: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (slice, log(pi_k f_k(x_i)) - log C_p(0)), chunk by chunk of rows (n, dim), in **one** reused buffer.
+def logits_in_chunks(
+    rows: DenseRows | SparseRows, parameters: Parameters, chunk_size: int
+) -> Iterator[tuple[slice, DenseChunk | SparseChunk, Tensor]]:
+    """Yield (slice, rows, log2(pi_k f_k(x_i) / C_p(0))), chunk by chunk, logits in **one** reused buffer.
 
     Logits are (K, chunk): sums over components then run along memory, several times faster than across it.
     log C_p(kappa) - log C_p(0) = -log H(kappa) leaves out the large common constant, which would cost float32 digits.
     """
-    weights, means, concentrations = parameters
-    weighted_means = (concentrations[:, None] * means).to(rows.dtype)  # (K, dim)
-    offsets = (weights.log() - log_hypergeometric(concentrations, rows.shape[1])).to(rows.dtype)[:, None]  # (K, 1)
-    buffer = rows.new_empty(min(chunk_size, len(rows)) * len(weights))
-    for first in range(0, len(rows), chunk_size):
-        chunk = slice(first, min(first + chunk_size, len(rows)))
-        size = chunk.stop - first
+    weights, means, kappa = parameters
+    weighted_means = (_BITS * kappa[:, None] * means).to(rows.device, rows.dtype)  # (K, dim)
+    offsets = _BITS * (weights.log() - log_hypergeometric(kappa, rows.dim))[:, None]  # (K, 1)
+    offsets = offsets.to(rows.device, rows.dtype)
+    buffer = torch.empty(min(chunk_size, len(rows)) * len(weights), dtype=rows.dtype, device=rows.device)
+    for where, chunk in rows.chunks(chunk_size):
+        size = where.stop - where.start
         logits = buffer[: size * len(weights)].view(len(weights), size)
-        yield chunk, torch.addmm(offsets, weighted_means, rows[chunk].T, out=logits)
+        yield where, chunk, chunk.products(weighted_means, offsets, out=logits)
 
 
-def responsibilities_(logits: Tensor, assignment: str) -> Tensor:
-    """Turn logits (K, n) into responsibilities in place; return the log-likelihood of each row, (n,).
+def exponentials_(logits: Tensor, assignment: str) -> tuple[Tensor, Tensor]:
+    """Turn logits (K, n) into responsibilities times t_i, in place; return t_i and the log-likelihood, both (n,).
 
-    Soft: r = softmax(logits), and the row's log-likelihood is log sum_k exp(logits).
-    Hard: r is one at the largest logit, and the row's (classification) log-likelihood is that logit.
+    Soft: 2^(logit - largest), whose sum over components is t_i; the log-likelihood is log sum_k 2^logit, in nats.
+    Hard: one at the largest logit, t_i = 1, and the (classification) log-likelihood is that logit, in nats.
     """
     if assignment == "hard":
         best, label = logits.max(dim=0)
         logits.zero_().scatter_(0, label[None], 1.0)
-        return best
+        return torch.ones_like(best), best.div_(_BITS)
     best = logits.amax(dim=0)
-    total = logits.sub_(best).exp_().sum(dim=0)
-    logits.div_(total)
-    return best.add_(total.log_())
+    torch.threshold_(logits.sub_(best), _LOWEST_BITS[logits.dtype], -torch.inf).exp2_()
+    total = logits.new_ones(len(logits)) @ logits
+    return total, best.add_(total.log2()).div_(_BITS)
 
 
-def accumulate(
-    rows: Tensor, row_weights: Tensor, responsibilities: Iterator[tuple[slice, Tensor]], n_components: int
-) -> Statistics:
-    """Sum W_k = sum_i s_i r_ik and R_k = sum_i s_i r_ik x_i, r (K, chunk): products by chunk, summed in float64."""
-    masses = row_weights.new_zeros(n_components)
-    resultants = row_weights.new_zeros(n_components, rows.shape[1])
-    for chunk, r in responsibilities:
-        r.mul_(row_weights[chunk].to(r.dtype))
-        masses += r.sum(dim=1)
-        resultants += r @ rows[chunk]
-    return Statistics(masses, resultants)
+class Sums:
+    """W_k and R_k while chunks pass by: products in the type of the rows, added up in float64."""
+
+    def __init__(self, rows: DenseRows | SparseRows, n_components: int):
+        self.masses = torch.zeros(n_components, dtype=torch.float64, device=rows.device)
+        self.resultants = torch.zeros(n_components, rows.dim, dtype=torch.float64, device=rows.device)
+
+    def add(self, chunk: DenseChunk | SparseChunk, coefficients: Tensor, row_factors: Tensor) -> None:
+        """Add the rows of a chunk with coefficients_ki x row_factors_i; the coefficients (K, n) are overwritten."""
+        self.masses += coefficients @ row_factors
+        self.resultants += chunk.weighted_sum(coefficients.mul_(row_factors))
+
+    def over_processes(self, extra: Tensor) -> tuple[Statistics, float]:
+        """The statistics of all processes, and one more number summed with them, in one exchange."""
+        packed = torch.cat([self.masses, extra.reshape(1), self.resultants.flatten()]).cpu()
+        packed = sum_over_processes(packed)
+        n_components = len(self.masses)
+        resultants = packed[n_components + 1 :].view(self.resultants.shape)
+        return Statistics(packed[:n_components], resultants), float(packed[n_components])
 
 
-def e_step(
-    rows: Tensor, row_weights: Tensor, parameters: Parameters, assignment: str, chunk_size: int
-) -> tuple[Statistics, float]:
+def e_step(data: Data, parameters: Parameters, model: Model, chunk_size: int) -> tuple[Statistics, float]:
     """Responsibilities (Eq. 2), summed at once; memory O(chunk_size x K).
 
     Parameters
     ----------
-    rows : Tensor (n, dim)
-        Unit rows, float32 or float64; the products are made in this type.
-    row_weights : Tensor (n,)
-        Weights s_i >= 0, float64.
+    data : Data
+        Rows; the products are made in their type.
     parameters : Parameters
         Current mixture.
-    assignment : {"soft", "hard"}
-        See `responsibilities_`.
+    model : Model
+        Soft or hard assignment, shrinkage.
     chunk_size : int
         Rows per chunk.
 
     Returns
     -------
     Statistics
-        Masses and resultants, float64.
+        Masses and resultants.
     float
-        sum_i s_i log f(x_i) (soft) or sum_i s_i max_k log(pi_k f_k(x_i)) (hard), with respect to surface measure.
+        The objective: sum_i s_i log f(x_i) (soft) or sum_i s_i max_k log(pi_k f_k(x_i)) (hard), with respect to
+        surface measure, less shrinkage x sum_k [log C_p(0) - log C_p(kappa_k)].
     """
-    log_likelihood = log_normalizer_at_zero(rows.shape[1]) * float(row_weights.sum())
+    sums = Sums(data.rows, len(parameters.weights))
+    log_likelihood = torch.zeros((), dtype=torch.float64, device=data.rows.device)
+    for where, chunk, logits in logits_in_chunks(data.rows, parameters, chunk_size):
+        row_weights = data.weights[where]
+        total, row_log_likelihood = exponentials_(logits, model.assignment)
+        log_likelihood += row_log_likelihood.double() @ row_weights
+        sums.add(chunk, logits, row_weights.to(total.dtype) / total)
+    statistics, above_uniform = sums.over_processes(log_likelihood)
+    dim = data.rows.dim
+    penalty = model.shrinkage * float(log_hypergeometric(parameters.concentrations, dim).sum())
+    return statistics, above_uniform + log_normalizer_at_zero(dim) * data.total_weight - penalty
 
-    def weighed() -> Iterator[tuple[slice, Tensor]]:
-        nonlocal log_likelihood
-        for chunk, logits in logits_in_chunks(rows, parameters, chunk_size):
-            row_log_likelihood = responsibilities_(logits, assignment).double()
-            log_likelihood += float(row_log_likelihood @ row_weights[chunk])
-            yield chunk, logits
 
-    return accumulate(rows, row_weights, weighed(), len(parameters.weights)), log_likelihood
-
-
-def m_step(statistics: Statistics, previous_means: Tensor, concentration: str, floor: float) -> Parameters:
-    """Parameters that maximise the expected log-likelihood, with 1 - A_p(kappa) >= floor.
+def m_step(statistics: Statistics, previous_means: Tensor, model: Model) -> Parameters:
+    """Parameters that maximise the expected objective, with 1 - A_p(kappa) >= floor.
 
     Parameters
     ----------
@@ -147,19 +199,18 @@ def m_step(statistics: Statistics, previous_means: Tensor, concentration: str, f
         From `e_step`.
     previous_means : Tensor (K, dim)
         Directions kept where the resultant is zero.
-    concentration : {"free", "tied"}
-        One concentration per component, or one for all.
-    floor : float
-        See `complement_floor`.
+    model : Model
+        Free or tied concentration, shrinkage in the unit of the masses, floor.
     """
     masses, resultants = statistics
     lengths = resultants.norm(dim=1)
     means = torch.where(lengths[:, None] > 0, resultants / lengths[:, None], previous_means)
     weights = masses / masses.sum()
-    if concentration == "tied":
-        kappa = concentration_of(masses.sum(), lengths.sum(), resultants.shape[1], floor).expand_as(masses).clone()
+    seen = masses + model.shrinkage
+    if model.concentration == "tied":
+        kappa = concentration_of(seen.sum(), lengths.sum(), resultants.shape[1], model.floor).expand_as(masses).clone()
     else:
-        kappa = concentration_of(masses, lengths, resultants.shape[1], floor)
+        kappa = concentration_of(seen, lengths, resultants.shape[1], model.floor)
     return Parameters(weights, means, kappa)
 
 

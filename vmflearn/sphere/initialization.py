@@ -2,22 +2,48 @@
 
 Seeds are drawn along an order of the rows that depends on their values alone, never on their place in the table: with
 the same random state, shuffled rows start from the same seeds, and a row of weight two counts as the row written twice.
+(That holds up to `SEED_ROWS` rows; of more, a sample by place is taken first.)
+
+With several processes the first one draws and tells the others, so that the start is that of one process which holds
+all rows, stacked in the order of the ranks.
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
+from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
-from vmflearn.sphere.em import Parameters, Statistics, accumulate, concentration_of
+from vmflearn.distributed import broadcast_from_first, gather_rows, is_distributed, rank, sum_over_processes
+from vmflearn.sphere.em import Data, Model, Parameters, Statistics, Sums, concentration_of, m_step
+from vmflearn.sphere.rows import DenseRows
+from vmflearn.sphere.sparse_rows import SparseRows
 
+# Most rows that k-means++ looks at: it measures about K (2 + log K) products with each of them.
+SEED_ROWS = 2**16
 # Distances 1 - cos below this many roundings are taken as zero: the row is a copy of a seed.
 _COPY_ROUNDINGS = 16
 
 
-def plus_plus_seeds(rows: Tensor, row_weights: Tensor, n_components: int, random: np.random.RandomState) -> Tensor:
+def first_parameters(
+    data: Data,
+    init: str | Tensor,
+    n_components: int,
+    model: Model,
+    chunk_size: int,
+    random: np.random.RandomState,
+) -> Parameters:
+    """Parameters of one start: ``init`` is "k-means++", "random", or directions (n_components, dim)."""
+    if isinstance(init, Tensor):
+        return parameters_from_directions(data, init, model.floor, chunk_size)
+    if init == "k-means++":
+        return parameters_from_directions(data, plus_plus_seeds(data, n_components, random), model.floor, chunk_size)
+    basis = torch.eye(data.rows.dim, dtype=torch.float64)[:1].expand(n_components, -1)
+    return m_step(random_statistics(data, n_components, chunk_size, random), basis, model)
+
+
+def plus_plus_seeds(data: Data, n_components: int, random: np.random.RandomState) -> Tensor:
     """Draw directions by greedy k-means++ on the sphere.
 
     The first seed is a row drawn with its weight; each further one is drawn with probability proportional to
@@ -25,28 +51,50 @@ def plus_plus_seeds(rows: Tensor, row_weights: Tensor, n_components: int, random
     Vassilvitskii, SODA 2007, for the plane; the greedy draws are scikit-learn's). When fewer distinct rows than
     components exist, the seeds that remain are drawn by weight alone and repeat rows.
 
+    Of more than ``max(SEED_ROWS, 4 K)`` rows of positive weight an equal-probability sample of that size is used.
+
     Returns
     -------
     Tensor (n_components, dim)
-        Float64 copies of rows.
+        Float64 copies of rows, the same on all processes.
     """
-    order = torch.argsort(rows @ torch.from_numpy(random.standard_normal(rows.shape[1])).to(rows.dtype), stable=True)
-    order = order[row_weights[order] > 0]
-    rows_in_order = rows[order]
-    weights = row_weights[order].numpy()
+    rows, weights = _rows_for_seeding(data, max(SEED_ROWS, 4 * n_components), random)
+    seeds = torch.zeros(n_components, data.rows.dim, dtype=torch.float64)
+    if rank() == 0:
+        seeds = _draw_seeds(rows, weights.cpu().numpy(), n_components, random)
+    return broadcast_from_first(seeds)
+
+
+def _rows_for_seeding(data: Data, limit: int, random: np.random.RandomState) -> tuple[DenseRows | SparseRows, Tensor]:
+    """Rows of positive weight of all processes and their weights, or `limit` of them drawn alike."""
+    index = torch.nonzero(data.weights > 0)[:, 0]
+    if data.n_rows > limit:
+        places = np.sort(sample_without_replacement(data.n_rows, limit, random_state=random))
+        sizes = gather_rows(torch.tensor([len(index)]))
+        before = int(sizes[: rank()].sum())
+        chosen = broadcast_from_first(torch.from_numpy(places.astype(np.int64))) - before
+        index = index[chosen[(chosen >= 0) & (chosen < len(index))].to(index.device)]
+    return data.rows.take(index).gathered(), gather_rows(data.weights[index])
+
+
+def _draw_seeds(
+    rows: DenseRows | SparseRows, weights: np.ndarray, n_components: int, random: np.random.RandomState
+) -> Tensor:
+    order = torch.argsort(rows.products(torch.from_numpy(random.standard_normal(rows.dim))[None])[0].cpu(), stable=True)
+    rows, weights = rows.take(order), weights[order.numpy()]
     n_draws = 2 + int(math.log(n_components))
 
     chosen = _draw(weights, 1, random)
-    distance = _half_squared_distance(rows_in_order, chosen)[:, 0]
+    distance = _half_squared_distance(rows, chosen)[0]
     seeds = [int(chosen[0])]
     while len(seeds) < n_components:
         odds = weights * distance
         candidates = _draw(odds if odds.sum() > 0 else weights, n_draws, random)
-        closer = np.minimum(distance[:, None], _half_squared_distance(rows_in_order, candidates))
-        best = int(np.argmin(weights @ closer))
+        closer = np.minimum(distance, _half_squared_distance(rows, candidates))
+        best = int(np.argmin(closer @ weights))
         seeds.append(int(candidates[best]))
-        distance = closer[:, best]
-    return rows_in_order[seeds].double()
+        distance = closer[best]
+    return rows.take(torch.tensor(seeds)).dense()
 
 
 def _draw(odds: np.ndarray, size: int, random: np.random.RandomState) -> np.ndarray:
@@ -56,41 +104,62 @@ def _draw(odds: np.ndarray, size: int, random: np.random.RandomState) -> np.ndar
     return np.minimum(drawn, len(odds) - 1)
 
 
-def _half_squared_distance(rows: Tensor, seeds: np.ndarray) -> np.ndarray:
-    """1 - <x_i, seed_j>, (n, len(seeds)) in float64, zero for copies of the seed."""
-    distance = 1.0 - (rows @ rows[torch.from_numpy(seeds)].T).double().numpy()
+def _half_squared_distance(rows: DenseRows | SparseRows, seeds: np.ndarray) -> np.ndarray:
+    """1 - <seed_j, x_i>, (len(seeds), n) in float64, zero for copies of the seed."""
+    products = rows.products(rows.take(torch.from_numpy(seeds)).dense())
+    distance = 1.0 - products.cpu().double().numpy()
     distance[distance < _COPY_ROUNDINGS * torch.finfo(rows.dtype).eps] = 0.0
     return distance
 
 
-def parameters_from_directions(
-    rows: Tensor, row_weights: Tensor, directions: Tensor, floor: float, chunk_size: int
-) -> Parameters:
+def parameters_from_directions(data: Data, directions: Tensor, floor: float, chunk_size: int) -> Parameters:
     """Mixture of equal weights around given directions (K, dim), float64.
 
     The common concentration is the most likely one when each row belongs to the nearest direction,
     A_p(kappa) = weighted mean of max_k <mu_k, x_i>, but at least one: at zero all components would be the same.
     """
-    total = row_weights.new_zeros(())
-    for first in range(0, len(rows), chunk_size):
-        chunk = slice(first, first + chunk_size)
-        nearest = (rows[chunk] @ directions.to(rows.dtype).T).amax(dim=1)
-        total += nearest.double() @ row_weights[chunk]
-    kappa = concentration_of(row_weights.sum(), total.clamp(min=0.0), rows.shape[1], floor).clamp(min=1.0)
+    total = torch.zeros(1, dtype=torch.float64, device=data.rows.device)
+    near = directions.to(data.rows.device, data.rows.dtype)
+    for where, chunk in data.rows.chunks(chunk_size):
+        total += chunk.products(near).amax(dim=0).double() @ data.weights[where]
+    total = sum_over_processes(total.cpu())[0].clamp(min=0.0)
+    mass = torch.tensor(data.total_weight, dtype=torch.float64)
+    kappa = concentration_of(mass, total, data.rows.dim, floor).clamp(min=1.0)
     n_components = len(directions)
     weights = torch.full((n_components,), 1.0 / n_components, dtype=torch.float64)
     return Parameters(weights, directions, kappa.expand(n_components).clone())
 
 
-def random_statistics(
-    rows: Tensor, row_weights: Tensor, n_components: int, chunk_size: int, random: np.random.RandomState
-) -> Statistics:
-    """Statistics of responsibilities drawn at random, uniform numbers divided by their sum in each row."""
+def random_statistics(data: Data, n_components: int, chunk_size: int, random: np.random.RandomState) -> Statistics:
+    """Statistics of responsibilities drawn at random, uniform numbers divided by their sum in each row.
 
-    def drawn() -> Iterator[tuple[slice, Tensor]]:
-        for first in range(0, len(rows), chunk_size):
-            chunk = slice(first, min(first + chunk_size, len(rows)))
-            r = torch.from_numpy(random.random_sample((chunk.stop - first, n_components)).T).to(rows.dtype)
-            yield chunk, r / r.sum(dim=0)
+    All processes draw from one stream, and each passes over the numbers of the rows of the others.
+    """
+    random = _same_stream(random)
+    sizes = gather_rows(torch.tensor([len(data.rows)]))
+    sums = Sums(data.rows, n_components)
+    _pass_over(random, int(sizes[: rank()].sum()), n_components, chunk_size)
+    for where, chunk in data.rows.chunks(chunk_size):
+        drawn = torch.from_numpy(random.random_sample((where.stop - where.start, n_components)).T)
+        drawn = drawn.to(data.rows.device, data.rows.dtype)
+        sums.add(chunk, drawn, data.weights[where].to(drawn.dtype) / drawn.sum(dim=0))
+    _pass_over(random, int(sizes[rank() + 1 :].sum()), n_components, chunk_size)
+    return sums.over_processes(sums.masses.new_zeros(()))[0]
 
-    return accumulate(rows, row_weights, drawn(), n_components)
+
+def _same_stream(random: np.random.RandomState) -> np.random.RandomState:
+    """The first process's stream of uniform numbers, on every process."""
+    if not is_distributed():
+        return random
+    _, keys, position, *_ = random.get_state()
+    state = broadcast_from_first(torch.from_numpy(np.append(np.asarray(keys, dtype=np.int64), position))).numpy()
+    if rank() == 0:
+        return random
+    stream = np.random.RandomState(0)
+    stream.set_state(("MT19937", state[:-1].astype(np.uint32), int(state[-1]), 0, 0.0))
+    return stream
+
+
+def _pass_over(random: np.random.RandomState, n_rows: int, n_components: int, chunk_size: int) -> None:
+    for first in range(0, n_rows, chunk_size):
+        random.random_sample((min(chunk_size, n_rows - first), n_components))

@@ -1,27 +1,38 @@
 """Mixtures of von Mises-Fisher components as a scikit-learn estimator.
 
-The mathematics is in `vmflearn.sphere.em` (paper, section 3.2 and Eq. 2); here are the estimator's checks and verbs.
+The mathematics is in `vmflearn.sphere.em` (paper, section 3.2 and Eq. 2), one start in `vmflearn.sphere.fitting`, the
+stream in `vmflearn.sphere.online`, checks in `vmflearn.sphere.mixture_checks`; here are the estimator's verbs.
 """
 
 import math
-import warnings
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-from torch import Tensor
+from sklearn.utils import ClassifierTags, check_random_state
+from sklearn.utils.validation import check_is_fitted
 from tqdm.std import tqdm
 
+from vmflearn.distributed import all_or_none, rank
 from vmflearn.sphere.bessel import log_normalizer_at_zero
-from vmflearn.sphere.em import Parameters, complement_floor, e_step, logits_in_chunks, m_step, responsibilities_
-from vmflearn.sphere.initialization import parameters_from_directions, plus_plus_seeds, random_statistics
-from vmflearn.sphere.rows import unit_rows
+from vmflearn.sphere.em import (
+    Data,
+    Model,
+    Parameters,
+    Statistics,
+    complement_floor,
+    e_step,
+    exponentials_,
+    logits_in_chunks,
+    m_step,
+)
+from vmflearn.sphere.fitting import Fit, reseed, run_em
+from vmflearn.sphere.initialization import first_parameters
+from vmflearn.sphere.mixture_checks import check_count, data_of, init_of, rows_of
+from vmflearn.sphere.mixture_warnings import warn_about_components, warn_about_convergence
+from vmflearn.sphere.online import blend, per_unit_weight, step_size
 
 
 class VonMisesFisherMixture(DensityMixin, BaseEstimator):
@@ -34,7 +45,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_components : int, default=1
+    n_components : int, default=2
         Number of components K.
     concentration : {"free", "tied"}, default="free"
         Each component its own concentration, or one for all.
@@ -42,21 +53,37 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         Responsibilities of Eq. 2, or all of a row to its most probable component (classification EM; with tied
         concentration and equal weights this would be spherical k-means).
     init : {"k-means++", "random"} or array of shape (n_components, n_features), default="k-means++"
-        Directions drawn by spherical k-means++, random responsibilities, or given directions (scaled to unit length).
+        Directions drawn by spherical k-means++ (of more than 65,536 rows, from an equal-probability sample of that
+        size, or of 4 K rows if that is more), random responsibilities, or given directions (scaled to unit length).
     n_init : int, default=1
-        Number of starts; the fit of highest likelihood is kept. With given directions all starts would be the same,
+        Number of starts; the fit of highest objective is kept. With given directions all starts would be the same,
         so that one is made.
     max_iter : int, default=300
         Largest number of EM steps in each start.
     tol : float, default=1e-6
         A start has converged when a step raises the objective by no more than ``tol`` nats a row: the difference of
         the totals in `log_likelihoods_`, divided by the total weight of the rows. It is an absolute difference.
+    shrinkage : float, default=0.0
+        Pseudo-observations m of zero resultant for each component: kappa_k = A_p^-1(|R_k| / (W_k + m)), the maximum a
+        posteriori estimate under a prior proportional to C_p(kappa_k)^m. Above zero, a component of one row has the
+        finite concentration A_p^-1(1 / (1 + m)). 0.01 is a mild choice; 1 is a whole observation that contradicts the
+        component, which a tight one of few rows cannot bear. Zero is maximum likelihood.
+    empty : {"keep", "reseed"}, default="keep"
+        A component that loses all its rows keeps its direction with weight zero, or moves to the row that the mixture
+        explains worst (`vmflearn.sphere.fitting` has the rule).
+    normalize : bool, default=True
+        Scale rows to unit length, here and in all other verbs. False: refuse rows whose length differs from one by
+        more than rounding, 8 sqrt(n_features) eps of their type (rows of zeros too).
+    learning_decay, learning_offset : float, default=0.7 and 10.0
+        Steps of `partial_fit`: (t + learning_offset)^-learning_decay for t = 2, 3, ..., with the decay in (0.5, 1].
     chunk_size : int, default=4096
         Rows worked on at once: memory beyond the rows is O(chunk_size x K).
+    device : torch device, str or None, default=None
+        Where the products are made. None: on the device of a tensor, on the CPU for all else. Results are arrays.
     random_state : int, RandomState instance or None, default=None
         Source of the starts and of `sample`.
     verbose : int, default=0
-        With 1, a progress bar for each start.
+        With 1, a progress bar with the start, the objective per row and its change (first process only).
 
     Attributes
     ----------
@@ -67,26 +94,35 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
     concentrations_ : ndarray (K,)
         Concentrations kappa_k (with "tied", K times the same).
     n_iter_ : int
-        EM steps of the kept start.
+        EM steps of the kept start (`fit` only).
     converged_ : bool
-        Whether the kept start converged within ``max_iter``.
+        Whether the kept start converged within ``max_iter`` (`fit` only).
     log_likelihoods_ : list of float
         Total objective before each M-step of the kept start, and last that of the fitted parameters (n_iter_ + 1
-        values): the weighted sum of log f(x_i), or of max_k log(pi_k f_k(x_i)) with hard assignment. It never
-        decreases, but for rounding.
+        values; `fit` only): the weighted sum of log f(x_i), or of max_k log(pi_k f_k(x_i)) with hard assignment, less
+        ``shrinkage`` x sum_k [log C_p(0) - log C_p(kappa_k)]. It never decreases, but for rounding and for steps in
+        which a component is reseeded.
+    n_steps_ : int
+        Steps of online EM so far; `fit` counts as the first.
     n_features_in_ : int
         Number of features p.
 
     Notes
     -----
-    Rows are scaled to unit length, in `fit` and everywhere else. A row of zeros has no direction: it weighs nothing
-    in `fit` (with a warning), has `weights_` as responsibilities, and log-likelihood zero, as an observation that was
-    not made; `score` and `bic` do not count it.
+    **Rows** may be an array or memory map (both read chunk by chunk, never copied), a tensor, or a sparse matrix
+    (which stays sparse). float32 and half-precision rows are multiplied in float32, with sums and parameters in
+    float64; all else is float64. A row of zeros has no direction: it weighs nothing in `fit` (with a warning), has
+    `weights_` as responsibilities, and log-likelihood zero, as an observation that was not made; `score` and `bic` do
+    not count it.
 
-    float32 rows are multiplied in float32, with sums and parameters in float64; all else is float64. Concentrations
-    are bounded at 1 - A_p(kappa) = sqrt(eps) of the type of the rows in `fit` (see `vmflearn.sphere.em`), so that one
-    row alone or copies of one row give a finite maximum. A component that loses all its rows gets weight and
-    concentration zero and keeps its direction, with a ConvergenceWarning.
+    **Several processes.** When ``torch.distributed`` is initialised, each process passes its own rows to `fit` or
+    `partial_fit`, at least one row, and all of them call it; the result is that of one process with all rows, and
+    the same everywhere. Bad input on one process raises on all. All other verbs are local: they see the rows of their
+    own process only, and need not be called by the others.
+
+    Without ``shrinkage``, concentrations are bounded at 1 - A_p(kappa) = sqrt(eps) of the type of the rows (see
+    `vmflearn.sphere.em`), so that one row alone or copies of one row give a finite maximum; a component of one row
+    there is reported by a ConvergenceWarning, as are components without rows.
 
     Hornik and Grün, Journal of Statistical Software 58(10), 2014, describe the same model in R (movMF).
 
@@ -106,11 +142,14 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
     n_iter_: int
     converged_: bool
     log_likelihoods_: list[float]
+    n_steps_: int
     n_features_in_: int
+    _statistics: Statistics  # per unit of weight, those that gave the parameters
+    _weight_seen: float
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: int = 2,
         *,
         concentration: str = "free",
         assignment: str = "soft",
@@ -118,7 +157,13 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         n_init: int = 1,
         max_iter: int = 300,
         tol: float = 1e-6,
+        shrinkage: float = 0.0,
+        empty: str = "keep",
+        normalize: bool = True,
+        learning_decay: float = 0.7,
+        learning_offset: float = 10.0,
         chunk_size: int = 4096,
+        device: str | torch.device | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
@@ -129,17 +174,30 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
+        self.shrinkage = shrinkage
+        self.empty = empty
+        self.normalize = normalize
+        self.learning_decay = learning_decay
+        self.learning_offset = learning_offset
         self.chunk_size = chunk_size
+        self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn that sparse rows are accepted (its check of that reads a classifier's tags as well)."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.classifier_tags = ClassifierTags(multi_class=self.n_components != 2)
+        return tags
 
     def fit(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> "VonMisesFisherMixture":
         """Fit by expectation-maximisation.
 
         Parameters
         ----------
-        X : array or tensor (n, dim)
-            Rows, scaled to unit length here.
+        X : array, tensor, memory map or sparse matrix (n, dim)
+            Rows, scaled to unit length here; with several processes, those of this process.
         y : None
             Ignored.
         sample_weight : array (n,), optional
@@ -154,27 +212,93 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         ------
         ValueError
             A parameter out of range; NaN or infinity in X; fewer than two features; fewer rows that have a direction
-            and positive weight than components; negative weights.
+            and positive weight than components; negative weights; with ``normalize=False``, rows not of unit length.
         """
-        self._check_parameters()
-        array = self._validated(X, reset=True)
-        rows, is_zero = unit_rows(array, int(self.chunk_size))
-        row_weights = torch.from_numpy(self._row_weights(array, is_zero, sample_weight))
-        directions = self._initial_directions(array.shape[1])
-
+        data = data_of(self, X, sample_weight, first=True, reset=True)
+        model, chunk_size = self._model(data), int(self.chunk_size)
+        init = all_or_none(lambda: init_of(self, data.rows.dim))
         random = check_random_state(self.random_state)
-        floor = complement_floor(rows.dtype)
-        best: tuple[Parameters, list[float], bool] | None = None
-        for start in range(1 if directions is not None else int(self.n_init)):
-            parameters = self._start(rows, row_weights, directions, random, floor)
-            result = self._iterate(rows, row_weights, parameters, floor, start)
-            if best is None or result[1][-1] > best[1][-1]:
-                best = result
+        n_starts = int(self.n_init) if isinstance(init, str) else 1
+        rule: dict[str, Any] = {
+            "max_iter": int(self.max_iter),
+            "tol": float(self.tol),
+            "reseeding": self.empty == "reseed",
+        }
+        best: Fit | None = None
+        with tqdm(total=rule["max_iter"], disable=not self.verbose or rank() != 0) as bar:
+
+            def report(objective: float, change: float) -> None:
+                bar.set_postfix(log_likelihood=f"{objective:.6f}", change=f"{change:.1e}", refresh=False)
+                bar.update()
+
+            for start in range(n_starts):
+                bar.reset()
+                bar.set_description(f"EM, start {start + 1} of {n_starts}")
+                parameters = first_parameters(data, init, int(self.n_components), model, chunk_size, random)
+                fit = run_em(data, parameters, model, chunk_size=chunk_size, report=report, **rule)
+                if best is None or fit.objectives[-1] > best.objectives[-1]:
+                    best = fit
         assert best is not None
-        parameters, self.log_likelihoods_, self.converged_ = best
-        self.weights_, self.means_, self.concentrations_ = (p.numpy() for p in parameters)
+        self._keep(best.parameters, per_unit_weight(best.statistics, data.total_weight))
+        self.log_likelihoods_, self.converged_ = best.objectives, best.converged
         self.n_iter_ = len(self.log_likelihoods_) - 1
-        self._warn_about_result()
+        self.n_steps_, self._weight_seen = 1, data.total_weight
+        warn_about_convergence(self)
+        warn_about_components(self, data, model)
+        return self
+
+    def partial_fit(
+        self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
+    ) -> "VonMisesFisherMixture":
+        """One step of online expectation-maximisation on a batch of a stream (`vmflearn.sphere.online`).
+
+        The first call starts from its batch as ``init`` says; after `fit`, the fit was the first step. All batches
+        count alike, whatever their numbers of rows; ``shrinkage`` is set against the weight of all rows seen.
+
+        Parameters
+        ----------
+        X : array, tensor, memory map or sparse matrix (n, dim)
+            The batch, scaled to unit length here; with several processes, the part of this process.
+        y : None
+            Ignored.
+        sample_weight : array (n,), optional
+            Weights of the rows within the batch, not negative.
+
+        Returns
+        -------
+        VonMisesFisherMixture
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            As in `fit` (as many rows as components are needed in the first batch only), and another
+            ``n_components`` than before.
+        """
+        first = not hasattr(self, "n_steps_")
+        data = data_of(self, X, sample_weight, first=first, reset=first)
+        if not first and len(self.weights_) != self.n_components:
+            raise ValueError(
+                f"n_components={self.n_components}, but the mixture has {len(self.weights_)} components: call fit, "
+                "or leave n_components as it was"
+            )
+        model = self._model(data)
+        if first:
+            init = all_or_none(lambda: init_of(self, data.rows.dim))
+            random = check_random_state(self.random_state)
+            parameters = first_parameters(data, init, int(self.n_components), model, int(self.chunk_size), random)
+        else:
+            parameters = self._parameters()
+        batch = per_unit_weight(e_step(data, parameters, model, int(self.chunk_size))[0], data.total_weight)
+        step = 1 if first else self.n_steps_ + 1
+        gamma = step_size(step, self.learning_decay, self.learning_offset)
+        statistics = batch if first else blend(self._statistics, batch, gamma)
+        if self.empty == "reseed":
+            statistics, _ = reseed(data, statistics, parameters, model, int(self.chunk_size))
+        self._weight_seen = data.total_weight + (0.0 if first else self._weight_seen)
+        shrunk = model._replace(shrinkage=model.shrinkage / self._weight_seen)
+        self._keep(m_step(statistics, parameters.means, shrunk), statistics)
+        self.n_steps_ = step
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -186,12 +310,13 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         return self.fit(X, sample_weight=sample_weight).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Responsibilities (Eq. 2), (n, K) in the type of X; `weights_` for rows of zeros."""
-        rows, is_zero = self._fitted_rows(X)
-        result = rows.new_empty(len(rows), len(self.weights_))
-        for chunk, logits in logits_in_chunks(rows, self._parameters(), int(self.chunk_size)):
-            responsibilities_(logits, "soft")
-            result[chunk] = logits.T
+        """Responsibilities (Eq. 2), (n, K) in the type of the products; `weights_` for rows of zeros."""
+        check_is_fitted(self)
+        rows, is_zero = rows_of(self, X, reset=False)
+        result = torch.empty(len(rows), len(self.weights_), dtype=rows.dtype)
+        for where, _, logits in logits_in_chunks(rows, self._parameters(), int(self.chunk_size)):
+            total, _ = exponentials_(logits, "soft")
+            result[where] = logits.div_(total).T.cpu()
         proba = result.numpy()
         proba[is_zero] = self.weights_
         return proba
@@ -235,7 +360,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         from vmflearn.sphere.distribution import VonMisesFisher
 
         check_is_fitted(self)
-        _check_integer("n_samples", n_samples)
+        check_count("n_samples", n_samples)
         random = check_random_state(self.random_state)
         labels = np.repeat(np.arange(len(self.weights_)), random.multinomial(n_samples, self.weights_))
         means, concentrations = torch.from_numpy(self.means_), torch.from_numpy(self.concentrations_)
@@ -244,140 +369,29 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
             rows = VonMisesFisher(means[labels], concentrations[labels]).sample()
         return rows.numpy(), labels
 
-    # ---- one start ----
+    # ---- fitting ----
 
-    def _start(
-        self,
-        rows: Tensor,
-        row_weights: Tensor,
-        directions: Tensor | None,
-        random: np.random.RandomState,
-        floor: float,
-    ) -> Parameters:
-        """First parameters of one start."""
-        n_components, chunk_size = int(self.n_components), int(self.chunk_size)
-        if directions is None and self.init == "random":
-            statistics = random_statistics(rows, row_weights, n_components, chunk_size, random)
-            basis = torch.eye(rows.shape[1], dtype=torch.float64)[:1].expand(n_components, -1)
-            return m_step(statistics, basis, self.concentration, floor)
-        if directions is None:
-            directions = plus_plus_seeds(rows, row_weights, n_components, random)
-        return parameters_from_directions(rows, row_weights, directions, floor, chunk_size)
+    def _model(self, data: Data) -> Model:
+        floor = complement_floor(data.rows.dtype)
+        return Model(self.concentration, self.assignment, float(self.shrinkage), floor)
 
-    def _iterate(
-        self, rows: Tensor, row_weights: Tensor, parameters: Parameters, floor: float, start: int
-    ) -> tuple[Parameters, list[float], bool]:
-        """Run EM from ``parameters``: return the last ones, the objective before each M-step and last, converged."""
-        chunk_size, total_weight = int(self.chunk_size), float(row_weights.sum())
-        statistics, objective = e_step(rows, row_weights, parameters, self.assignment, chunk_size)
-        history, converged = [objective], False
-        with tqdm(total=int(self.max_iter), desc=f"EM, start {start + 1}", disable=not self.verbose) as bar:
-            while not converged and len(history) <= self.max_iter:
-                parameters = m_step(statistics, parameters.means, self.concentration, floor)
-                statistics, objective = e_step(rows, row_weights, parameters, self.assignment, chunk_size)
-                converged = objective - history[-1] <= self.tol * total_weight
-                history.append(objective)
-                bar.set_postfix(log_likelihood=f"{objective / total_weight:.6f}", refresh=False)
-                bar.update()
-        return parameters, history, converged
-
-    def _warn_about_result(self) -> None:
-        if not self.converged_:
-            warnings.warn(
-                f"EM did not converge in max_iter={self.max_iter} steps: the last step still raised the objective by "
-                f"more than tol={self.tol} nats a row. Raise max_iter or tol.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        n_empty = int((self.weights_ == 0).sum())
-        if n_empty:
-            warnings.warn(
-                f"{n_empty} of {self.n_components} components lost all their rows and have weight zero. "
-                "Lower n_components, or raise n_init.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-
-    # ---- checks ----
-
-    def _check_parameters(self) -> None:
-        for name in ("n_components", "n_init", "max_iter", "chunk_size"):
-            _check_integer(name, getattr(self, name))
-        for name, choices in (("concentration", ("free", "tied")), ("assignment", ("soft", "hard"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
-        if not isinstance(self.tol, Real) or isinstance(self.tol, bool) or not 0 <= self.tol < math.inf:
-            raise ValueError(f"tol must be a finite number >= 0, got {self.tol!r}")
-        if isinstance(self.init, str) and self.init not in ("k-means++", "random"):
-            raise ValueError(f"init must be 'k-means++', 'random' or an array of directions, got {self.init!r}")
-
-    def _initial_directions(self, dim: int) -> Tensor | None:
-        """Unit rows of ``init`` where it is an array."""
-        if isinstance(self.init, str):
-            return None
-        array = np.asarray(self.init, dtype=np.float64)
-        if array.shape != (self.n_components, dim):
-            raise ValueError(
-                f"init has shape {array.shape}: give one direction per component, ({self.n_components}, {dim})"
-            )
-        directions, is_zero = unit_rows(array, int(self.chunk_size), name="init")
-        if is_zero.any():
-            raise ValueError(f"init has zeros only in rows {np.flatnonzero(is_zero)[:5].tolist()}: give directions")
-        return directions
-
-    def _row_weights(self, array: np.ndarray, is_zero: np.ndarray, sample_weight: ArrayLike | None) -> np.ndarray:
-        """Weights (n,) float64, zero for rows of zeros."""
-        row_weights = _check_sample_weight(sample_weight, array, dtype=np.float64, copy=True)
-        if (row_weights < 0).any():
-            first = np.flatnonzero(row_weights < 0)[:5].tolist()
-            raise ValueError(f"sample_weight is negative in rows {first}: weights must be >= 0")
-        if is_zero.any():
-            warnings.warn(
-                f"X has {int(is_zero.sum())} rows of zeros, first {np.flatnonzero(is_zero)[:5].tolist()}: they have no "
-                "direction and weigh nothing in the fit",
-                UserWarning,
-                stacklevel=3,
-            )
-            row_weights[is_zero] = 0.0
-        n_rows = int((row_weights > 0).sum())
-        if n_rows < self.n_components:
-            raise ValueError(
-                f"n_samples={n_rows} rows with a direction and positive weight for n_components={self.n_components}: "
-                "give more rows or lower n_components"
-            )
-        return row_weights
-
-    def _validated(self, X: ArrayLike, reset: bool) -> np.ndarray:
-        """X as a float32 or float64 array (n, dim >= 2); unit_rows refuses NaN and infinity, with their rows."""
-        if isinstance(X, Tensor):
-            tensor = X.detach().cpu()
-            X = (tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else tensor).numpy()
-        array: np.ndarray = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite=False,
-            ensure_min_features=2 if reset else 1,  # later the number of features has to be that of fit anyway
-        )
-        return array
+    def _keep(self, parameters: Parameters, statistics: Statistics) -> None:
+        self.weights_, self.means_, self.concentrations_ = (p.numpy() for p in parameters)
+        self._statistics = statistics
 
     # ---- the fitted mixture ----
-
-    def _fitted_rows(self, X: ArrayLike) -> tuple[Tensor, np.ndarray]:
-        check_is_fitted(self)
-        return unit_rows(self._validated(X, reset=False), int(self.chunk_size))
 
     def _parameters(self) -> Parameters:
         return Parameters(*(torch.from_numpy(p) for p in (self.weights_, self.means_, self.concentrations_)))
 
     def _row_log_likelihoods(self, X: ArrayLike) -> tuple[np.ndarray, int]:
         """Log-density of each row, (n,), zero for rows of zeros, and the number of the other rows."""
-        rows, is_zero = self._fitted_rows(X)
+        check_is_fitted(self)
+        rows, is_zero = rows_of(self, X, reset=False)
         result = np.empty(len(rows))
-        for chunk, logits in logits_in_chunks(rows, self._parameters(), int(self.chunk_size)):
-            result[chunk] = responsibilities_(logits, "soft").numpy()
-        result += log_normalizer_at_zero(rows.shape[1])
+        for where, _, logits in logits_in_chunks(rows, self._parameters(), int(self.chunk_size)):
+            result[where] = exponentials_(logits, "soft")[1].cpu().numpy()
+        result += log_normalizer_at_zero(rows.dim)
         result[is_zero] = 0.0
         return result, int((~is_zero).sum())
 
@@ -385,8 +399,3 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         n_components, dim = self.means_.shape
         n_concentrations = n_components if self.concentration == "free" else 1
         return n_components * (dim - 1) + n_concentrations + n_components - 1
-
-
-def _check_integer(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")

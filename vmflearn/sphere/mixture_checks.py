@@ -1,0 +1,163 @@
+"""What the mixture estimator accepts: settings, rows, weights; and the same from all processes.
+
+Each check raises ValueError with the argument, the value and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array, issparse
+from sklearn.utils.validation import _check_sample_weight, validate_data
+from torch import Tensor
+
+from vmflearn.distributed import all_or_none, gather_rows, sum_over_processes
+from vmflearn.sphere.em import Data
+from vmflearn.sphere.rows import DenseRows, as_tensor, dense_rows
+from vmflearn.sphere.sparse_rows import SparseRows, sparse_rows
+
+
+def check_settings(estimator: Any) -> None:
+    """Refuse constructor parameters that are out of range."""
+    for name in ("n_components", "n_init", "max_iter", "chunk_size"):
+        check_count(name, getattr(estimator, name))
+    for name, choices in (
+        ("concentration", ("free", "tied")),
+        ("assignment", ("soft", "hard")),
+        ("empty", ("keep", "reseed")),
+        ("normalize", (True, False)),
+    ):
+        if getattr(estimator, name) not in choices:
+            raise ValueError(f"{name} must be one of {choices}, got {getattr(estimator, name)!r}")
+    for name in ("tol", "shrinkage", "learning_offset"):
+        value = getattr(estimator, name)
+        if not _is_real(value) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+    decay = estimator.learning_decay
+    if not _is_real(decay) or not 0.5 < decay <= 1:
+        raise ValueError(f"learning_decay must be a number in (0.5, 1], got {decay!r}")
+    if isinstance(estimator.init, str) and estimator.init not in ("k-means++", "random"):
+        raise ValueError(f"init must be 'k-means++', 'random' or an array of directions, got {estimator.init!r}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is not an integer of at least one."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows, np.ndarray]:
+    """Unit rows of array, tensor, memory map or sparse matrix (n, dim), and which of them are zero.
+
+    ``reset`` tells whether the number of features is set (fit) or compared (all else).
+    """
+    # Later the number of features has to be that of fit anyway. NaN and infinity are refused with their rows below.
+    settings = {"reset": reset, "ensure_all_finite": False, "ensure_min_features": 2 if reset else 1}
+    device = device_of(estimator.device, X)
+    chunk_size, normalize = int(estimator.chunk_size), bool(estimator.normalize)
+    if isinstance(X, Tensor):
+        if X.layout != torch.strided or X.is_complex():
+            raise ValueError(f"X is a tensor of layout {X.layout} and dtype {X.dtype}: give a dense real tensor")
+        # An array of that shape which takes no memory: scikit-learn checks the shape without touching the tensor.
+        validate_data(estimator, np.broadcast_to(np.float64(0.0), tuple(X.shape)), **settings)
+        return dense_rows(X.detach().to(device), device, chunk_size, normalize)
+    if issparse(X):
+        if device.type != "cpu":
+            raise ValueError(f"X is sparse and device is {device}: sparse rows are worked on by the CPU, device=None")
+        matrix = validate_data(estimator, X, accept_sparse="csr", dtype=[np.float64, np.float32], **settings)
+        return sparse_rows(csr_array(matrix), normalize)
+    array = validate_data(estimator, X, dtype="numeric", **settings)
+    data = as_tensor(array)
+    if not isinstance(X, np.memmap):  # a memory map stays where it is: its chunks travel
+        data = data.to(device)
+    return dense_rows(data, device, chunk_size, normalize)
+
+
+def device_of(device: Any, X: Any) -> torch.device:
+    """The device asked for; without one that of a tensor, and the CPU for all else."""
+    if device is None:
+        return X.device if isinstance(X, Tensor) else torch.device("cpu")
+    try:
+        device = torch.device(device)
+        torch.zeros(1, dtype=torch.float64, device=device)  # sums are made in float64
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"device={device!r} cannot be used here: {error}") from error
+    return device
+
+
+def data_of(estimator: Any, X: Any, sample_weight: ArrayLike | None, first: bool, reset: bool) -> Data:
+    """Rows and weights of this process and totals of all, for `fit` and `partial_fit`.
+
+    ``first`` tells that the mixture starts from these rows, so that there must be one for each component.
+    """
+
+    def local() -> tuple[DenseRows | SparseRows, np.ndarray]:
+        check_settings(estimator)
+        rows, is_zero = rows_of(estimator, X, reset)
+        return rows, row_weights(is_zero, sample_weight)
+
+    rows, weights = all_or_none(local)
+    check_agreement(estimator, rows, first)
+    count, total = sum_over_processes(
+        torch.tensor([float((weights > 0).sum()), float(weights.sum())], dtype=torch.float64)
+    ).tolist()
+    if count < (estimator.n_components if first else 1):
+        raise ValueError(
+            f"n_samples={int(count)} rows with a direction and positive weight for "
+            f"n_components={estimator.n_components}: give more rows or lower n_components"
+        )
+    return Data(rows, torch.from_numpy(weights).to(rows.device), total, int(count))
+
+
+def row_weights(is_zero: np.ndarray, sample_weight: ArrayLike | None) -> np.ndarray:
+    """Weights (n,) float64, zero for rows of zeros."""
+    shape = np.broadcast_to(np.float64(0.0), (len(is_zero), 1))
+    weights: np.ndarray = _check_sample_weight(sample_weight, shape, dtype=np.float64, copy=True)
+    if (weights < 0).any():
+        first = np.flatnonzero(weights < 0)[:5].tolist()
+        raise ValueError(f"sample_weight is negative in rows {first}: weights must be >= 0")
+    if is_zero.any():
+        warnings.warn(
+            f"X has {int(is_zero.sum())} rows of zeros, first {np.flatnonzero(is_zero)[:5].tolist()}: they have no "
+            "direction and weigh nothing in the fit",
+            UserWarning,
+            stacklevel=6,
+        )
+        weights[is_zero] = 0.0
+    return weights
+
+
+def check_agreement(estimator: Any, rows: DenseRows | SparseRows, first: bool) -> None:
+    """Refuse, on all processes, rows or settings whose shapes differ between processes."""
+    names = ("n_features", "n_components", "bytes of a number", "sparse", "starts here")
+    own = [rows.dim, estimator.n_components, rows.dtype.itemsize, isinstance(rows, SparseRows), first]
+    table = gather_rows(torch.tensor([own], dtype=torch.int64))
+    for name, column in zip(names, table.T, strict=True):
+        if len(column.unique()) > 1:
+            raise ValueError(f"{name} differs between processes, {column.tolist()}: give all the same kind of rows")
+
+
+def init_of(estimator: Any, dim: int) -> str | Tensor:
+    """``init`` as it is where it is a name, and as unit rows (K, dim), float64, where it is an array."""
+    if isinstance(estimator.init, str):
+        return estimator.init
+    init = estimator.init.detach().cpu() if isinstance(estimator.init, Tensor) else estimator.init
+    array = np.asarray(init, dtype=np.float64)
+    if array.shape != (estimator.n_components, dim):
+        raise ValueError(
+            f"init has shape {array.shape}: give one direction per component, ({estimator.n_components}, {dim})"
+        )
+    rows, is_zero = dense_rows(as_tensor(array), torch.device("cpu"), int(estimator.chunk_size), name="init")
+    if is_zero.any():
+        raise ValueError(f"init has zeros only in rows {np.flatnonzero(is_zero)[:5].tolist()}: give directions")
+    return rows.dense()
