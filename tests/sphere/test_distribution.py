@@ -278,6 +278,10 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
         assert got.dtype == dtype
         torch.testing.assert_close(got.double(), expected.double(), rtol=2 * eps, atol=1e-7)
     assert VonMisesFisher(loc, 1e6).concentration == 1e6  # a number is not squeezed into float16
+    gap = (exact.log_prob(loc.double()) / 200).item()  # where the log-density is near zero and its terms are not
+    x = ((1 - gap) * basis(64, 5) + math.sqrt(gap * (2 - gap)) * basis(64, 6)).to(dtype)
+    expected = exact.log_prob(loc.double()) - 100 * ((x.double() - loc.double()) ** 2).sum()
+    assert vmf.log_prob(x).item() == pytest.approx(expected.item(), rel=2 * eps, abs=1e-3)
 
 
 # --- natural parameters ---
