@@ -53,6 +53,16 @@ def test_every_quantity_is_right_to_rounding(dim: int, dtype: torch.dtype) -> No
             assert error.max() <= bound, (name, KAPPAS[int(error.argmax())], float(error.max()))
 
 
+@pytest.mark.parametrize("dim", [*range(2, 10), 13, 21, 37, *range(44, 54)])
+def test_either_side_of_the_join(dim: int) -> None:
+    """Where each regime is at its worst, in every dimension whose power series is cut differently."""
+    join = make_plan(dim, single=False).join
+    kappa = torch.tensor([join * (1 - 1e-12), join * (1 + 1e-12)], dtype=torch.float64)
+    expected = torch.tensor([truth(k, dim) for k in kappa.tolist()], dtype=torch.float64).T
+    for name, result, values in zip(QUANTITIES, evaluate(kappa, dim, *QUANTITIES), expected, strict=True):
+        assert ((result - values).abs() / values).max() <= 2e-15, name
+
+
 @pytest.mark.parametrize(("dim", "kappa"), [(2, 4.0), (3, 30.0), (7, 0.5), (40, 60.0)])
 def test_slope_against_numerical_differentiation(dim: int, kappa: float) -> None:
     def length(k: mpmath.mpf) -> mpmath.mpf:

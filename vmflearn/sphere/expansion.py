@@ -177,7 +177,7 @@ def _power_series(order: Fraction, join: float, eps: float) -> PowerSeries:
         excess=_without_tail(_floats(h[1:]), y, eps),
         shifted=_without_tail(_floats(shifted), y, eps),
         slope=_without_tail(_floats(slope), y, eps),
-        complement=_without_tail(_kummer(order, unit), join / unit, eps),
+        complement=_without_tail(_kummer(order, unit, join / unit, eps), join / unit, eps),
     )
 
 
@@ -190,8 +190,8 @@ def _without_tail(coefficients: tuple[float, ...], y: float, eps: float) -> tupl
     return coefficients[: len(terms)]
 
 
-def _kummer(order: Fraction, unit: int) -> tuple[float, ...]:
-    r"""Coefficients of :math:`{}_1F_1(\nu + \tfrac12; 2\nu + 2; 2\,\text{unit}\,t)` in t (DLMF 13.2.2).
+def _kummer(order: Fraction, unit: int, largest: float, eps: float) -> tuple[float, ...]:
+    r"""Coefficients of :math:`{}_1F_1(\nu + \tfrac12; 2\nu + 2; 2\,\text{unit}\,t)` in t up to `largest` (DLMF 13.2.2).
 
     From :math:`H = e^{-\kappa}\,{}_1F_1(\nu + \tfrac12; 2\nu + 1; 2\kappa)` (DLMF 13.6.9) and Kummer's transformation.
     """
@@ -199,10 +199,13 @@ def _kummer(order: Fraction, unit: int) -> tuple[float, ...]:
 
     with mpmath.workdps(25):
         nu = mpmath.mpf(order.numerator) / order.denominator
-        terms = [mpmath.mpf(1)]
-        for n in range(5 * unit):
-            terms.append(terms[-1] * (nu + n + 0.5) / ((2 * nu + 2 + n) * (n + 1)) * 2 * unit)
-        return tuple(float(c) for c in terms)
+        coefficients, last, total = [mpmath.mpf(1)], 1.0, 1.0
+        while last > eps / 16 * total:
+            n = len(coefficients) - 1
+            coefficients.append(coefficients[-1] * (nu + n + 0.5) / ((2 * nu + 2 + n) * (n + 1)) * 2 * unit)
+            last = float(coefficients[-1]) * largest ** (n + 1)
+            total += last
+        return tuple(float(c) for c in coefficients)
 
 
 @dataclass(frozen=True)
