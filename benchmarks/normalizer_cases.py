@@ -17,7 +17,11 @@ from peers import (
 from torch import Tensor
 
 from vmflearn.sphere import concentration_from_length, log_normalizer, mean_resultant_length
-from vmflearn.sphere.bessel import mean_resultant_length_complement, mean_resultant_length_derivative
+from vmflearn.sphere.bessel import (
+    log_hypergeometric_kernel,
+    mean_resultant_length_complement,
+    mean_resultant_length_derivative,
+)
 
 DIM = 256
 # Times faster than scipy's ive, which has no gradient: forward, and forward with backward.
@@ -32,6 +36,11 @@ def measure(sizes: Any, tfp: TensorFlowProbability | None) -> list[Row]:
         kappa = torch.linspace(1, 1001, sizes.values, dtype=torch.float64).to(dtype)
         rows += _one_precision(kappa, sizes, tfp)
     return rows
+
+
+def _kernel(kappa: Tensor) -> Tensor:
+    """Log C_256 less log C_256(0), as a training step calls it."""
+    return log_hypergeometric_kernel(kappa, DIM).neg_()
 
 
 def _one_precision(kappa: Tensor, sizes: Any, tfp: TensorFlowProbability | None) -> list[Row]:
@@ -60,7 +69,9 @@ def _one_precision(kappa: Tensor, sizes: Any, tfp: TensorFlowProbability | None)
         forward.append(Peer(label, timed(tfp.log_normalizer(array, DIM), n)))
         gradient.append(Peer(label, timed(tfp.log_normalizer_gradient(array, DIM), n)))
         ratio.append(Peer(label, timed(tfp.ratio(array, DIM), n)))
-    rows = compare(f"log C_256, {name}", timed(lambda: log_normalizer(kappa, DIM), n), forward, rounds)
+    kernel = [Peer("scipy ive", scipy, forward_target)]
+    rows = compare(f"log C_256, the unchecked kernel, {name}", timed(lambda: _kernel(kappa), n), kernel, rounds)
+    rows += compare(f"log C_256, {name}", timed(lambda: log_normalizer(kappa, DIM), n), forward, rounds)
     rows += compare(f"log C_256 with gradient, {name}", timed(with_gradient, n), gradient, rounds)
     rows += compare(f"A_256, {name}", timed(lambda: mean_resultant_length(kappa, DIM), n), ratio, rounds)
     slope = timed(lambda: mean_resultant_length_derivative(kappa, DIM), n)

@@ -52,6 +52,9 @@ CHUNK = 65_536
 # Up to this many elements the time goes into calls, not into arithmetic.
 FEW = 512
 
+# True inside vmap, grad and the like of torch.func. Not a public name: should it go, all calls take the general way.
+_in_transform = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
 Quantities = tuple[str, ...]
 Values = tuple[Tensor, ...]
 
@@ -68,11 +71,24 @@ def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
         return total
     if len(coefficients) == 1:
         return torch.full_like(x, coefficients[0])
-    scalars = torch.tensor(coefficients, dtype=x.dtype, device=x.device).unbind()
-    total = scalars[-1]
-    for scalar in scalars[-2::-1]:
-        total = torch.addcmul(scalar, total, x)
+    if type(x) is not Tensor or _in_transform() or (torch.is_grad_enabled() and x.requires_grad):
+        scalars = torch.tensor(coefficients, dtype=x.dtype, device=x.device).unbind()
+        total = scalars[-1]
+        for scalar in scalars[-2::-1]:
+            total = torch.addcmul(scalar, total, x)
+        return total
+    scalars = _scalars(coefficients, x.dtype, x.device)
+    total = torch.addcmul(scalars[-2], scalars[-1], x)
+    for scalar in scalars[-3::-1]:  # in place: one buffer stays in the cache
+        torch.addcmul(scalar, total, x, out=total)
     return total
+
+
+@cache
+def _scalars(coefficients: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Values:
+    """Coefficients as tensors, for which addcmul takes one pass."""
+    with torch.inference_mode(False):
+        return torch.tensor(coefficients, dtype=dtype, device=device).unbind()
 
 
 def polynomials(x: Tensor, *rows: tuple[float, ...]) -> Values:
@@ -151,10 +167,13 @@ def _read(source: Plan | PowerSeries, needs: dict[str, Quantities], wanted: Quan
 # --- evaluation ---
 
 
-@torch.compiler.assume_constant_result
 def _plan(dim: int | Fraction, single: bool) -> Plan:
     """Look the coefficients up; under ``torch.compile`` they become constants of the graph."""
     return make_plan(dim, single)
+
+
+# What torch.compiler.assume_constant_result does, which imports the whole compiler for it: two seconds.
+_plan._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def evaluate(kappa: Tensor, dim: int | Fraction, *wanted: str) -> Values:
@@ -240,10 +259,6 @@ class _QuantityWithSlope(torch.autograd.Function):
             slope = quantity(kappa, ctx.dim, derivative)
         product = grad * slope
         return product if sign > 0 else -product, None, None
-
-
-# True inside vmap, grad and the like of torch.func. Not a public name: should it go, all calls take the general way.
-_in_transform = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
 def quantity(kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
