@@ -6,6 +6,7 @@ lengthen the wait for a core, which is not counted, and the traffic in its cache
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -20,17 +21,29 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 
+# Seconds that a turn lasts at least, and the most calls in it.
+TURN = 0.02
+MOST_REPEATS = 1000
+
 Timer = Callable[[], float]
 
 
-def timed(work: Callable[[], object], per: int = 1, repeats: int = 1) -> Timer:
-    """Return a timer: processor seconds of one call of ``work``, divided by ``per``, averaged over ``repeats``."""
+def timed(work: Callable[[], object], per: int = 1) -> Timer:
+    """Return a timer: processor seconds of one call of ``work``, divided by ``per``.
+
+    A quick call is repeated until a turn lasts `TURN` seconds, as ``timeit`` does, so that all are measured with
+    caches filled by themselves and not by the one whose turn it was before. The first turn finds the number.
+    """
+    repeats = 1
 
     def run() -> float:
+        nonlocal repeats
         start = time.process_time()
         for _ in range(repeats):
             work()
-        return (time.process_time() - start) / (per * repeats)
+        seconds = (time.process_time() - start) / repeats
+        repeats = max(repeats, math.ceil(TURN / max(seconds, TURN / MOST_REPEATS)))
+        return seconds / per
 
     return run
 

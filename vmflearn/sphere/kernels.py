@@ -84,6 +84,13 @@ def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     return total
 
 
+def _scalar(value: float, like: Tensor) -> Tensor:
+    """A number as a tensor of no dimensions."""
+    if torch.compiler.is_compiling() or type(like) is not Tensor:
+        return torch.full((), value, dtype=like.dtype, device=like.device)
+    return _scalars((value,), like.dtype, like.device)[0]
+
+
 @cache
 def _scalars(coefficients: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Values:
     """Coefficients as tensors, for which addcmul takes one pass."""
@@ -108,27 +115,27 @@ def _large(kappa: Tensor, plan: Plan, wanted: Quantities) -> Values:
     """Uniform expansion, for s of at least the join. Autograd records the slope alone: the others work in place."""
     nu, results = plan.order, {}
     if nu == 0:
-        s, over_s = kappa, kappa.reciprocal()
+        squared, over_s, base = kappa * kappa, kappa.reciprocal(), kappa
     else:
-        squared = (kappa * kappa).add_(nu * nu)
+        squared = torch.addcmul(_scalar(nu * nu, kappa), kappa, kappa)
         over_s = squared.rsqrt()
-        s = squared * over_s
-    base = s + nu
+        base = torch.addcmul(_scalar(nu, kappa), squared, over_s)  # s + nu
     p = _read(plan, POLYNOMIALS, wanted, over_s)
     if "rest" in p:
         d = (kappa / base).mul_(kappa)
         logarithm = (d * (0.5 / nu)).log1p_() if nu else torch.log(kappa)
-        rest = p["rest"] if plan.small else (d * over_s).mul_(p["rest"])
+        factor = _scalar(1.0, kappa) if plan.small else d * over_s
         if "excess" in wanted:  # kappa - d = 2 nu kappa / (kappa + s + nu), without cancellation
             start = (kappa / (kappa + base)).mul_(2 * nu)
-            results["excess"] = start.add_(logarithm, alpha=nu + 0.5).add_(rest)
+            results["excess"] = torch.addcmul(start.add_(logarithm, alpha=nu + 0.5), factor, p["rest"])
         if "log_h" in wanted:
-            results["log_h"] = d.sub_(logarithm, alpha=nu + 0.5).sub_(rest)
+            results["log_h"] = torch.addcmul(d.sub_(logarithm, alpha=nu + 0.5), factor, p["rest"], value=-1)
     if "length" in wanted or "complement" in wanted:
         correction = (kappa * over_s).mul_(over_s).mul_(p["half_plus_w"])
         if "length" in wanted:
             results["length"] = kappa / base - correction
         if "complement" in wanted:
+            s = squared * over_s
             results["complement"] = nu * ((1 + nu / (s + kappa)) / base) + correction
     if "slope" in wanted:
         tau, q = (nu * over_s) ** 2, (kappa * over_s) ** 2
