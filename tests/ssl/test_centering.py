@@ -190,8 +190,9 @@ def test_update_records_no_graph(centering):
 
 @BOTH
 def test_bad_input_is_named(centering):
-    with pytest.raises(ValueError, match=r"out_dim.*got 0"):
-        centering(0)
+    for out_dim in (0, 1):
+        with pytest.raises(ValueError, match=rf"out_dim.* must be at least 2, got {out_dim}"):
+            centering(out_dim)
     for momentum in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"momentum must lie between 0 and 1, got {momentum}"):
             centering(5, momentum)
@@ -231,3 +232,9 @@ def test_two_processes_move_the_centre_as_one(tmp_path):
         for rank in range(2):
             center = torch.load(tmp_path / f"{type(centering).__name__}{rank}.pt")
             torch.testing.assert_close(center, centering.center, rtol=1e-12, atol=1e-14)
+
+
+@BOTH
+def test_before_any_batch_the_centre_is_zero(centering):
+    z = random_logits(1, 5)  # a batch of one
+    np.testing.assert_allclose(centering(5).double().probabilities(z, 0.05).numpy(), softmax(z.numpy()), rtol=1e-12)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.special import ive
 
+from vmflearn.sphere import VonMisesFisherMixture, log_normalizer
 from vmflearn.ssl.prototypes import Prototypes
 
 ALL = pytest.mark.parametrize("normalization", ["none", "l2", "vmf"])
@@ -161,7 +162,8 @@ def test_leading_dimensions(normalization):
         ((8, 4, "cosine"), "normalization must be one of none, l2, vmf, got 'cosine'"),
         ((0, 4, "l2"), "bottleneck_dim must be at least 1 .*got 0"),
         ((1, 4, "vmf"), "bottleneck_dim must be at least 2 .*got 1"),
-        ((8, 0, "none"), "out_dim.* must be at least 1, got 0"),
+        ((8, 0, "none"), "out_dim.* must be at least 2, got 0"),
+        ((8, 1, "vmf"), "out_dim.* must be at least 2, got 1"),
     ],
 )
 def test_bad_sizes_are_named(arguments, message):
@@ -182,3 +184,47 @@ def test_bad_temperature_is_named(normalization, temperature):
 def test_wrong_dimension_is_named():
     with pytest.raises(ValueError, match=r"y must have shape \(\.\.\., 8\), got \(2, 7\)"):
         Prototypes(8, 4)(torch.ones(2, 7), 0.1)
+
+
+@ALL
+def test_log_normalizers_are_what_forward_adds(normalization):
+    layer = prototypes(6, [0.0, 0.5, -3.0], normalization)
+    y = unit(4, 6)
+    w = layer.directions * layer.magnitudes[:, None]
+    torch.testing.assert_close(layer(y, 0.1), y @ w.T / 0.1 + layer.log_normalizers(0.1), rtol=1e-11, atol=1e-12)
+    expected = torch.zeros(3, dtype=torch.float64)
+    if normalization == "vmf":
+        kappa = torch.tensor([0.0, 5.0, 30.0], dtype=torch.float64)
+        expected = log_normalizer(kappa, 6) - log_normalizer(0 * kappa, 6)
+    torch.testing.assert_close(layer.log_normalizers(0.1), expected, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="temperature must be"):
+        layer.log_normalizers(0.0)
+
+
+def mixture_posterior(layer, y, tau):
+    """Responsibilities of Eq. 2 from the estimator, with equal proportions."""
+    k = layer.out_dim
+    mixture = VonMisesFisherMixture(k)
+    mixture.weights_ = np.full(k, 1 / k)
+    mixture.means_ = layer.directions.detach().numpy()
+    mixture.concentrations_ = layer.concentrations(tau).detach().numpy()
+    mixture.n_features_in_ = layer.bottleneck_dim
+    return mixture.predict_proba(y.numpy())
+
+
+@pytest.mark.parametrize("dim", [2, 3, 64, 256])
+@pytest.mark.parametrize("tau", [0.04, 0.1, 1.0])
+def test_probabilities_are_responsibilities_of_the_mixture_estimator(dim, tau):
+    """Eq. 6 by the layer against Eq. 2 by the estimator."""
+    layer = prototypes(dim, [0.3, 1.0, -1.1, 1.2, 2.0])
+    y = torch.cat([unit(20, dim), layer.directions.detach()])
+    ours = torch.softmax(layer(y, tau), dim=-1).detach().numpy()
+    np.testing.assert_allclose(ours, mixture_posterior(layer, y, tau), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 64, 256])
+@pytest.mark.parametrize("tau", [0.04, 0.1, 1.0])
+def test_equal_magnitudes_make_vmf_and_l2_agree(dim, tau):
+    y = unit(20, dim)
+    vmf, l2 = (prototypes(dim, [1.0] * 6, normalization)(y, tau) for normalization in ("vmf", "l2"))
+    torch.testing.assert_close(torch.softmax(vmf, dim=-1), torch.softmax(l2, dim=-1), rtol=1e-10, atol=1e-14)

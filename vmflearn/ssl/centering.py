@@ -23,8 +23,8 @@ class _Centering(nn.Module):
 
     def __init__(self, out_dim: int, momentum: float = 0.9) -> None:
         super().__init__()
-        if out_dim < 1:
-            raise ValueError(f"out_dim, the number of components, must be at least 1, got {out_dim}")
+        if out_dim < 2:
+            raise ValueError(f"out_dim, the number of components, must be at least 2, got {out_dim}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
         self.out_dim = out_dim

@@ -34,7 +34,8 @@ def dino_loss(student_logits: Tensor, teacher_probs: Tensor) -> Tensor:
     ValueError
         If a shape is not as stated.
     """
-    _check_shapes(student_logits, teacher_probs)
+    check_crops("student_logits", "out_dim", student_logits)
+    check_targets(f"student_logits {tuple(student_logits.shape)}", tuple(student_logits.shape[1:]), teacher_probs)
     dtype = torch.promote_types(torch.promote_types(student_logits.dtype, teacher_probs.dtype), torch.float32)
     n_crops = len(student_logits)
     q_0, q_1 = teacher_probs.detach().to(dtype).unbind()
@@ -48,20 +49,25 @@ def dino_loss(student_logits: Tensor, teacher_probs: Tensor) -> Tensor:
     return loss / (2 * n_crops - 2)
 
 
-def _check_shapes(student_logits: Tensor, teacher_probs: Tensor) -> None:
-    student, teacher = tuple(student_logits.shape), tuple(teacher_probs.shape)
-    if len(student) != 3 or student_logits.numel() == 0:
+def check_crops(name: str, last: str, crops: Tensor) -> None:
+    """Refuse what is not (crops, batch, last) with at least two crops; the message calls the tensor by its name."""
+    shape = tuple(crops.shape)
+    if len(shape) != 3 or crops.numel() == 0:
         raise ValueError(
-            f"student_logits must have shape (crops, batch, out_dim), none of them zero, got {student}: "
+            f"{name} must have shape (crops, batch, {last}), none of them zero, got {shape}: "
             "stack the crops in the first dimension"
         )
-    if student[0] < 2:
+    if shape[0] < 2:
         raise ValueError(
-            f"student_logits must hold at least 2 crops, got {student[0]}: a teacher view is compared with other crops "
+            f"{name} must hold at least 2 crops, got {shape[0]}: a teacher view is compared with other crops "
             "only, so pass both global views and then the local ones"
         )
-    if teacher != (2, *student[1:]):
+
+
+def check_targets(beside: str, shape: tuple[int, ...], teacher_probs: Tensor) -> None:
+    """Refuse targets that are not (2, *shape), (batch, out_dim)."""
+    if tuple(teacher_probs.shape) != (2, *shape):
         raise ValueError(
-            f"teacher_probs must have shape {(2, *student[1:])} beside student_logits {student}, got {teacher}: "
+            f"teacher_probs must have shape {(2, *shape)} beside {beside}, got {tuple(teacher_probs.shape)}: "
             "pass the targets of the two global views, of the same images and components"
         )

@@ -32,14 +32,15 @@ class Prototypes(nn.Module):
 
     with logH(kappa) = log C_p(0) - log C_p(kappa) >= 0. The constant log C_p(0) of Eq. 6, which is +344 at dim 256, is
     left out: no softmax sees it, and low precision would spend its digits on it. A negative g turns the component's
-    mean direction round; its concentration is abs(g)/tau.
+    mean direction round; its concentration is abs(g)/tau. A zero v, without a direction, is the
+    uniform density: kappa = 0.
 
     Parameters
     ----------
     bottleneck_dim : int
         Dimension p of the unit vectors: at least 1, with ``"vmf"`` at least 2.
     out_dim : int
-        Number of components K, at least 1.
+        Number of components K, at least 2.
     normalization : {"none", "l2", "vmf"}
         Which of the scores above.
     learn_magnitudes : bool
@@ -69,8 +70,11 @@ class Prototypes(nn.Module):
             raise ValueError(
                 f"bottleneck_dim must be at least {smallest} with normalization={normalization!r}, got {bottleneck_dim}"
             )
-        if out_dim < 1:
-            raise ValueError(f"out_dim, the number of components, must be at least 1, got {out_dim}")
+        if out_dim < 2:
+            raise ValueError(
+                f"out_dim, the number of components, must be at least 2, got {out_dim}: "
+                "a single one has probability 1 whatever the input"
+            )
         self.bottleneck_dim = bottleneck_dim
         self.out_dim = out_dim
         self.normalization = normalization
@@ -86,9 +90,12 @@ class Prototypes(nn.Module):
 
     @property
     def magnitudes(self) -> Tensor:
-        """Lengths of the prototypes as the logits see them, (out_dim,): abs(g), and one with ``"l2"``."""
+        """Lengths of the prototypes as the logits see them, (out_dim,): abs(g), and one with ``"l2"``; zero if v is."""
         magnitudes = self.weight_g.squeeze(-1).abs()
-        return torch.ones_like(magnitudes) if self.normalization == "l2" else magnitudes
+        if self.normalization == "l2":
+            magnitudes = torch.ones_like(magnitudes)
+        # where, not a product: the gradient stays finite, and a zero vector counts as the uniform density.
+        return torch.where(self.weight_v.detach().norm(dim=-1) > 0, magnitudes, 0.0)
 
     def concentrations(self, temperature: float) -> Tensor:
         """Concentrations kappa_k of the components, (out_dim,): magnitude / temperature.
@@ -100,6 +107,22 @@ class Prototypes(nn.Module):
         """
         _check_temperature(temperature)
         return self.magnitudes / temperature
+
+    def log_normalizers(self, temperature: float) -> Tensor:
+        """The term that `forward` adds to <w, y>/tau, (out_dim,): log C_p(kappa_k) - log C_p(0).
+
+        Zeros unless ``"vmf"``; never positive, in float32 or better, differentiable with derivative -A_p(kappa).
+
+        Raises
+        ------
+        ValueError
+            If the temperature is not a positive, finite number.
+        """
+        dtype = torch.promote_types(self.weight_v.dtype, torch.float32)
+        kappa = self.concentrations(temperature).to(dtype)
+        if self.normalization != "vmf":
+            return torch.zeros_like(kappa)
+        return -log_hypergeometric_kernel(kappa, self.bottleneck_dim)
 
     def forward(self, y: Tensor, temperature: float) -> Tensor:
         """Complete logits: their softmax gives the responsibilities of a mixture with equal weights.
@@ -134,9 +157,7 @@ class Prototypes(nn.Module):
             w = F.normalize(self.weight_v.to(dtype), dim=-1)
             if self.normalization != "l2":
                 w = self.weight_g.to(dtype) * w
-            log_c = None
-            if self.normalization == "vmf":
-                log_c = -log_hypergeometric_kernel(self.concentrations(temperature).to(dtype), self.bottleneck_dim)
+            log_c = self.log_normalizers(temperature).to(dtype) if self.normalization == "vmf" else None
             return F.linear(y.to(dtype), w / temperature, log_c)
 
     def extra_repr(self) -> str:

@@ -1,0 +1,90 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from vmflearn.ssl.sinkhorn import SinkhornKnopp
+
+
+def random_logits(*shape, seed=0, scale=3.0):
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+def test_equals_the_alternating_normalisation_of_the_matrix(iterations):
+    z = random_logits(2, 5, 7)
+    q = np.exp(z.numpy().reshape(10, 7))
+    q /= q.sum(axis=1, keepdims=True)
+    for _ in range(iterations):
+        q /= q.sum(axis=0, keepdims=True)
+        q /= q.sum(axis=1, keepdims=True)
+    ours = SinkhornKnopp(7, iterations).probabilities(z, 0.05)
+    np.testing.assert_allclose(ours.numpy().reshape(10, 7), q, rtol=1e-12)
+
+
+def test_many_turns_share_the_batch_equally():
+    probs = SinkhornKnopp(4, 300).probabilities(random_logits(12, 4), 1.0)
+    torch.testing.assert_close(probs.sum(dim=0), torch.full((4,), 3.0, dtype=torch.float64), rtol=1e-9, atol=0)
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(12, dtype=torch.float64))
+
+
+def test_nothing_underflows_at_65536_components():
+    z = random_logits(4, 65_536, scale=300.0).float()
+    z[:, 7] -= 1e5  # far out of reach in the probability domain
+    probs = SinkhornKnopp(65_536).probabilities(z + 1e4, 0.04)
+    assert probs.dtype == torch.float32
+    assert probs.isfinite().all()
+    assert probs[:, 7].sum() > 0
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(4), rtol=1e-4, atol=0)
+
+
+def test_a_single_row_is_uniform_and_nothing_is_kept():
+    module = SinkhornKnopp(5)
+    z = random_logits(1, 5).requires_grad_()
+    probs = module.probabilities(z, 0.05)
+    torch.testing.assert_close(probs, torch.full((1, 5), 0.2, dtype=torch.float64))
+    assert not probs.requires_grad
+    module.update(z, 0.05)
+    assert module.state_dict() == {}
+    assert torch.equal(module.probabilities(z, 0.05), probs)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"out_dim.* must be at least 2, got 1"):
+        SinkhornKnopp(1)
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        SinkhornKnopp(4, 0)
+    module = SinkhornKnopp(4)
+    for call in (module.probabilities, module.update):
+        with pytest.raises(ValueError, match=r"logits must have shape \(\.\.\., 4\)"):
+            call(torch.zeros(2, 5), 0.1)
+        with pytest.raises(ValueError, match=r"at least one row"):
+            call(torch.zeros(0, 4), 0.1)
+        for temperature in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=f"temperature must be .*got {temperature}"):
+                call(torch.zeros(2, 4), temperature)
+
+
+PROCESS = """
+import sys, torch
+import torch.distributed as dist
+from vmflearn.ssl.sinkhorn import SinkhornKnopp
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+rows = torch.load(f"{folder}/rows.pt")
+torch.save(SinkhornKnopp(5).probabilities(rows[rank::2], 0.05), f"{folder}/{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.distributed
+def test_two_processes_balance_as_one(tmp_path):
+    rows = random_logits(8, 5)
+    torch.save(rows, tmp_path / "rows.pt")
+    processes = [subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    together = SinkhornKnopp(5).probabilities(rows, 0.05)
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), together[rank::2], rtol=1e-12, atol=0)
