@@ -9,38 +9,62 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vmflearn.ssl.backbones import attention_maps, create_backbone
     from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
+    from vmflearn.ssl.collapse import Finding, Monitor
+    from vmflearn.ssl.diagnostics import effective_rank, teacher_statistics
     from vmflearn.ssl.heads import DINOHead
+    from vmflearn.ssl.koleo import koleo_loss
     from vmflearn.ssl.losses import dino_loss
     from vmflearn.ssl.methods import MultiCropNetwork
+    from vmflearn.ssl.prototype_loss import prototype_loss
+    from vmflearn.ssl.prototype_use import unique_prototypes, void_prototypes
     from vmflearn.ssl.prototypes import Prototypes
+    from vmflearn.ssl.sinkhorn import SinkhornKnopp
     from vmflearn.ssl.views import CropSpec, dino_crops, multi_crop
 
 __all__ = [
     "CropSpec",
     "DINOHead",
+    "Finding",
     "LogitCentering",
+    "Monitor",
     "MultiCropNetwork",
     "ProbabilityCentering",
     "Prototypes",
+    "SinkhornKnopp",
     "attention_maps",
     "create_backbone",
     "dino_crops",
     "dino_loss",
+    "effective_rank",
+    "koleo_loss",
     "multi_crop",
+    "prototype_loss",
+    "teacher_statistics",
+    "unique_prototypes",
+    "void_prototypes",
 ]
 
 _MODULES = {
     "CropSpec": "views",
     "DINOHead": "heads",
+    "Finding": "collapse",
     "LogitCentering": "centering",
+    "Monitor": "collapse",
     "MultiCropNetwork": "methods",
     "ProbabilityCentering": "centering",
     "Prototypes": "prototypes",
+    "SinkhornKnopp": "sinkhorn",
+    "koleo_loss": "koleo",
+    "prototype_loss": "prototype_loss",
     "attention_maps": "backbones",
     "create_backbone": "backbones",
     "dino_crops": "views",
     "dino_loss": "losses",
+    "effective_rank": "diagnostics",
     "multi_crop": "views",
+    "teacher_statistics": "diagnostics",
+    "unique_prototypes": "prototype_use",
+    "void_prototypes": "prototype_use",
 }
 
 

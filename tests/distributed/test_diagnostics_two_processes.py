@@ -1,0 +1,48 @@
+"""Statistics of a run, in two processes on the CPU (gloo): both get what one process gets from all the rows."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+def test_two_processes_measure_like_one(tmp_path):
+    script = tmp_path / "measure.py"
+    script.write_text(
+        textwrap.dedent("""
+        import copy, math, torch, torch.distributed as dist
+        from vmflearn.ssl import DINOHead, Monitor
+        from vmflearn.ssl.collapse import locate_not_finite
+        torch.manual_seed(0)
+        targets = (3 * torch.randn(2, 8, 16)).softmax(-1)
+        features, y = torch.randn(2, 8, 6), torch.randn(2, 8, 5)
+        head = DINOHead(6, 16, hidden_dim=8, bottleneck_dim=5)
+        teacher = copy.deepcopy(head)
+        def measure(rows):
+            monitor = Monitor(16, window=1000)
+            monitor.count(targets[:, rows])
+            return monitor.observe(step=1, loss=2.0, targets=targets[:, rows], features=features[:, rows],
+                                   teacher_y=y[:, rows], student=head, teacher=teacher, student_temp=0.1,
+                                   teacher_temp=0.04)
+        alone = measure(slice(None))
+        dist.init_process_group("gloo")
+        r = dist.get_rank()
+        together = measure(slice(4 * r, 4 * r + 4))
+        assert together.keys() == alone.keys()
+        for name in alone:
+            assert math.isclose(together[name], alone[name], rel_tol=1e-5, abs_tol=1e-7), (name, together, alone)
+        spoilt = torch.zeros(2, 4, 3)
+        if r == 1:
+            spoilt[0, 2, 1] = math.nan
+        assert "features of image 6 of" in str(locate_not_finite(features=spoilt))
+        dist.destroy_process_group()
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
