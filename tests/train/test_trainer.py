@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vmflearn.data import Photos
 from vmflearn.ssl.views import dino_crops, multi_crop
-from vmflearn.train import checkpoint, loader, trainer
+from vmflearn.train import build_model, checkpoint, loader, step, trainer
 from vmflearn.train.checkpoint import CheckpointError
 from vmflearn.train.config import ConfigError, load_config
 from vmflearn.train.loader import make_loader
@@ -79,7 +79,7 @@ def test_timm_loads_the_export_with_equal_features(finished):
     path = str(finished.run_dir / "backbone.safetensors")
     model = timm.create_model(about["backbone"], num_classes=0, checkpoint_path=path, **about["options"]).eval()
     saved = checkpoint.load_newest(finished.run_dir / "checkpoints", pytest.fail)
-    teacher = trainer.build_model(tiny())
+    teacher = build_model(tiny())
     teacher.load_state_dict(saved["teacher"])
     images = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_a_finished_run_is_not_trained_again(finished):
 @pytest.mark.parametrize("at", [1, 4])
 def test_an_interrupted_run_continues_as_if_it_had_not_been(finished, tmp_path, monkeypatch, at):
     steps = 0
-    step_for_real = trainer.update_teacher
+    step_for_real = step.update_teacher
 
     def interrupt_at(*arguments):
         nonlocal steps
@@ -120,7 +120,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(finished, tmp_path, 
             signal.raise_signal(signal.SIGINT)
         step_for_real(*arguments)
 
-    monkeypatch.setattr(trainer, "update_teacher", interrupt_at)
+    monkeypatch.setattr(step, "update_teacher", interrupt_at)
     with pytest.raises(trainer.Interrupted, match=f"stopped at step {at}") as stopped:
         trainer.pretrain(tiny("model.drop_path=0.2"), tmp_path, quiet=True)
     assert stopped.value.signal == signal.SIGINT
@@ -164,9 +164,28 @@ def test_a_damaged_checkpoint_costs_only_its_steps(finished, tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_with_suspects(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "dino_loss", lambda student, targets: student.sum() * torch.nan)
-    with pytest.raises(trainer.TrainingError, match=r"loss is nan at step 0 .*student logits finite.*Usual cures"):
+    monkeypatch.setattr(step, "prototype_loss", lambda y, prototypes, temperature, targets: y.sum() * torch.nan)
+    with pytest.raises(trainer.TrainingError, match=r"step 0: loss is nan .*suspect the prototypes.*Usual cures"):
         trainer.pretrain(tiny(), tmp_path, quiet=True)
+
+
+def test_an_image_that_gives_nan_is_named_and_the_weights_are_kept(tmp_path, monkeypatch):
+    config = tiny("run.max_steps=2", "optimizer.warmup_epochs=0", "run.save_every=1000")
+    multi_crop = loader.multi_crop
+    calls = 0
+
+    def spoiled(images, indices, **settings):
+        nonlocal calls
+        calls += 1
+        views = multi_crop(images, indices, **settings)
+        if calls == 2:
+            views[1][7, 0, 3, 3] = torch.nan
+        return views
+
+    monkeypatch.setattr(loader, "multi_crop", spoiled)
+    with pytest.raises(trainer.TrainingError, match=r"step 1: loss is nan .*features of image 7 of the batch"):
+        trainer.pretrain(config, tmp_path, quiet=True)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +273,7 @@ def test_three_steps_equal_dinos_longhand(tmp_path):
     ours = [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")]
 
     torch.manual_seed(config.seed)
-    student, teacher = trainer.build_model(config), trainer.build_model(config)
+    student, teacher = build_model(config), build_model(config)
     teacher.load_state_dict(student.state_dict())
     order = make_loader(config, (), torch.device("cpu"))
     images, order = order.images, order.order

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vmflearn.ssl.heads import DINOHead
+from vmflearn.ssl.prototypes import Prototypes
+
 
 class MultiCropNetwork(nn.Module):
     """Backbone and head over a list of crops (Fig. 1 of the paper).
@@ -16,11 +19,11 @@ class MultiCropNetwork(nn.Module):
     ----------
     backbone : nn.Module
         Images (n, 3, size, size) to features (n, features).
-    head : nn.Module
-        ``head(features, temperature)`` gives logits (n, out_dim).
+    head : DINOHead
+        Features to bottleneck vectors, and those to logits (n, out_dim).
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: nn.Module, head: DINOHead):
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -41,7 +44,17 @@ class MultiCropNetwork(nn.Module):
                 pieces[i] = output
         return torch.stack(pieces)
 
+    @property
+    def prototypes(self) -> Prototypes:
+        """The head's last layer."""
+        return self.head.prototypes
+
+    def embed(self, crops: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features (crops, batch, features) and bottleneck vectors (crops, batch, bottleneck_dim) of every crop."""
+        features = self.features(crops)
+        # One pass for all crops: batch normalisation in the head takes its statistics over them together.
+        return features, self.head.bottleneck(features)
+
     def forward(self, crops: Sequence[Tensor], temperature: float) -> Tensor:
         """Complete logits, (crops, batch, out_dim), temperature and (for "vmf") log-normaliser included."""
-        features = self.features(crops)
-        return self.head(features.flatten(0, 1), temperature).unflatten(0, features.shape[:2])
+        return self.prototypes(self.embed(crops)[1], temperature)

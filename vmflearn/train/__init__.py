@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vmflearn.train.checkpoint import CheckpointError
     from vmflearn.train.config import Config, ConfigError, load_config
-    from vmflearn.train.trainer import Interrupted, RunResult, TrainingError, build_model, pretrain
+    from vmflearn.train.state import build_model
+    from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
+    from vmflearn.train.trainer import Interrupted, RunResult, pretrain, step_settings
 
 _HOMES = {
     "CheckpointError": "checkpoint",
@@ -15,9 +17,13 @@ _HOMES = {
     "load_config": "config",
     "Interrupted": "trainer",
     "RunResult": "trainer",
-    "TrainingError": "trainer",
-    "build_model": "trainer",
+    "StepResult": "step",
+    "StepSettings": "step",
+    "TrainingError": "step",
+    "build_model": "state",
     "pretrain": "trainer",
+    "step_settings": "trainer",
+    "training_step": "step",
 }
 __all__ = [
     "CheckpointError",
@@ -25,10 +31,14 @@ __all__ = [
     "ConfigError",
     "Interrupted",
     "RunResult",
+    "StepResult",
+    "StepSettings",
     "TrainingError",
     "build_model",
     "load_config",
     "pretrain",
+    "step_settings",
+    "training_step",
 ]
 
 

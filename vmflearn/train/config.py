@@ -72,14 +72,18 @@ class HeadConfig:
     batch_norm: bool = False
     normalization: Literal["none", "l2", "vmf"] = "vmf"
     learn_magnitudes: bool = True
+    koleo: float = 0.0
+    """Weight of the KoLeo loss on the student's prototype directions, which pushes duplicates apart; 0: off."""
 
 
 @dataclass
 class TeacherConfig:
     """Teacher: EMA, temperature and centring (the columns of the paper's Table 1 are ``centering``)."""
 
-    centering: Literal["logit", "probability"] = "probability"
+    centering: Literal["logit", "probability", "sinkhorn"] = "probability"
     center_momentum: float = 0.9
+    center_normalizer: bool = True
+    """Average responsibilities of the whole mixture; false leaves log C_p out of them, as Eq. 9 is printed."""
     momentum: float = 0.996
     """EMA momentum at the first step; it rises to 1 along a cosine."""
     warmup_temp: float = 0.04
@@ -103,6 +107,8 @@ class OptimizerConfig:
     clip_grad: float = 0.0
     """Largest L2 norm of each parameter tensor's gradient; 0 switches clipping off."""
     freeze_last_layer_epochs: int = 1
+    decay_magnitudes: bool = True
+    """Whether weight decay shrinks the prototypes' magnitudes, and with them their concentrations, as in DINO."""
 
 
 @dataclass
@@ -260,6 +266,7 @@ def _check(config: Config) -> None:
         ("head.hidden_dim", config.head.hidden_dim, 1),
         ("head.bottleneck_dim", config.head.bottleneck_dim, 2),
         ("head.n_layers", config.head.n_layers, 1),
+        ("head.koleo", config.head.koleo, 0),
         ("optimizer.batch_size", config.optimizer.batch_size, 1),
         ("optimizer.lr", config.optimizer.lr, 0),
         ("optimizer.min_lr", config.optimizer.min_lr, 0),
@@ -307,5 +314,10 @@ def _check(config: Config) -> None:
             raise ConfigError(
                 f"{name}={epochs} is longer than the run (run.epochs={config.run.epochs}); shorten it or train longer"
             )
+    if not config.teacher.center_normalizer and config.teacher.centering != "probability":
+        raise ConfigError(
+            "teacher.center_normalizer=false is a reading of Eq. 9 and needs teacher.centering=probability, not "
+            f"{config.teacher.centering}"
+        )
     if config.data.source == "folder" and not config.data.root:
         raise ConfigError("data.source=folder needs data.root, the folder of training images")

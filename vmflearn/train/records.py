@@ -78,7 +78,9 @@ class Records:
         self._metrics.write(json.dumps(metrics) + "\n")
         self._timing.write(json.dumps({"step": step, **timing}) + "\n")
         for name, value in {**metrics, **timing}.items():
-            if name != "step":
+            if name == "findings":
+                self._events.add_text(name, ", ".join(value), step)
+            elif name != "step":
                 self._events.add_scalar(name, value, step)
         told = ("loss", "teacher_entropy", "teacher_information", "knn_top1")
         shown: dict[str, str] = {name: f"{metrics[name]:.4g}" for name in told if name in metrics}

@@ -1,20 +1,17 @@
-"""The pretraining loop: DINO's step, with the mixture's normaliser where the configuration asks for it.
+"""The pretraining loop: steps, records, checkpoints, signals.
 
-One step, in this order: schedules; crops; teacher and student logits; targets from the centred teacher; loss; check;
-backward; clip; frozen prototypes forget their gradient; AdamW; EMA of the teacher; centre. A run that is killed
-anywhere and started again with the same command continues as if it had not been: the schedules and the data order are
-functions of the step, random numbers are drawn by (seed, step) or (seed, epoch, image, crop), and the rest is in the
-checkpoint.
+The step itself is in `vmflearn.train.step`. A run that is killed anywhere and started again with the same command
+continues as if it had not been: the schedules and the data order are functions of the step, random numbers are drawn by
+(seed, step) or (seed, epoch, image, crop), and the rest is in the checkpoint.
 
 Launch it with ``scripts/pretrain.py``, or call ``pretrain(load_config(path), run_dir)``.
 """
 
-import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,31 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from vmflearn import distributed
-from vmflearn.ssl.backbones import create_backbone
-from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
-from vmflearn.ssl.diagnostics import teacher_statistics
-from vmflearn.ssl.heads import DINOHead
-from vmflearn.ssl.losses import dino_loss
+from vmflearn.ssl.diagnostics import gradient_norm, update_norm
 from vmflearn.ssl.methods import MultiCropNetwork
-from vmflearn.ssl.views import dino_crops
+from vmflearn.ssl.prototype_use import unique_prototypes
 from vmflearn.train.checkpoint import CheckpointError, differences, load_newest, save_checkpoint
 from vmflearn.train.config import Config, ConfigError
-from vmflearn.train.loader import FolderLoader, make_loader
-from vmflearn.train.optimizer import clip_each, drop_gradients, make_optimizer, set_schedule, update_teacher
-from vmflearn.train.probe import KNNProbe
+from vmflearn.train.loader import FolderLoader
 from vmflearn.train.records import Records, announcer, read_metrics
 from vmflearn.train.run_folder import export_backbone, write_preamble
 from vmflearn.train.schedules import cosine, teacher_temperature
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
-"""Type of the parameters; with ``bfloat16`` the products run in it under autocast, the parameters stay float32."""
+from vmflearn.train.state import DTYPES, State
+from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
 
 FREE_TO_CHANGE = {"data.workers", "data.root", "data.val_root", "run.device", "run.save_every", "run.max_steps"}
 """Settings that a resumed run may change: they say where and how to run, and (the same number of) images may move."""
-
-
-class TrainingError(RuntimeError):
-    """Training that went wrong; the message names the step and the suspects."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -66,27 +52,6 @@ class RunResult:
     run_dir: Path
     steps: int
     metrics: dict[str, Any]
-
-
-def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
-    """Backbone and head of a configuration, freshly initialised from torch's current random state."""
-    try:
-        backbone = create_backbone(config.model.backbone, drop_path_rate=drop_path, **config.model.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.backbone={config.model.backbone}, model.options: {error}") from None
-    features = backbone.num_features
-    assert isinstance(features, int)
-    head = DINOHead(
-        features,
-        config.head.out_dim,
-        config.head.normalization,
-        hidden_dim=config.head.hidden_dim,
-        bottleneck_dim=config.head.bottleneck_dim,
-        n_layers=config.head.n_layers,
-        batch_norm=config.head.batch_norm,
-        learn_magnitudes=config.head.learn_magnitudes,
-    )
-    return MultiCropNetwork(backbone, head).to(DTYPES[config.run.precision])
 
 
 def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> RunResult:
@@ -119,7 +84,7 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> Run
     _check_same_run(config, saved, checkpoints)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _signals() as stop:
         torch.manual_seed(config.seed)
-        state = _State(config, device)
+        state = State(config, device)
         if saved is not None:
             state.load(saved)
         unfinished = state.step < state.last
@@ -137,147 +102,72 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> Run
     return RunResult(run_dir, state.step, metrics[-1] if metrics else {})
 
 
-class _State:
-    """Everything that training changes, and what it is made of."""
-
-    def __init__(self, config: Config, device: torch.device):
-        crops = dino_crops(
-            config.views.global_size,
-            config.views.local_size,
-            config.views.n_local,
-            config.views.global_scale,
-            config.views.local_scale,
-            config.views.blur_sigma,
-            config.views.color_jitter,
-            config.views.grey,
-        )
-        self.config, self.device, self.step, self.best = config, device, 0, -1.0
-        self.loader = make_loader(config, crops, device)
-        self.steps_per_epoch = self.loader.order.steps_per_epoch
-        self.total = self.steps_per_epoch * config.run.epochs
-        self.last = min(self.total, config.run.max_steps) if config.run.max_steps else self.total
-        self.student = build_model(config, drop_path=config.model.drop_path).to(device)
-        self._check_sizes()
-        labelled = config.data.source == "photos" or config.data.val_root is not None
-        self.probe = KNNProbe(config, device) if labelled else None
-        self.teacher = build_model(config).to(device).requires_grad_(False)
-        self.teacher.load_state_dict(self.student.state_dict())
-        if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
-            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
-            self.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
-        kinds: dict[str, type[LogitCentering] | type[ProbabilityCentering]]
-        kinds = {"logit": LogitCentering, "probability": ProbabilityCentering}
-        self.centering = kinds[config.teacher.centering](
-            config.head.out_dim, momentum=config.teacher.center_momentum
-        ).to(device, DTYPES[config.run.precision])
-        self.optimizer = make_optimizer(self.student)
-
-    def _check_sizes(self) -> None:
-        """Refuse crops that a ViT cannot cut into patches, before anything is computed."""
-        patches = getattr(self.student.backbone, "patch_embed", None)
-        views = self.config.views
-        if patches is None:
-            return
-        for name, size in (("global_size", views.global_size), ("local_size", views.local_size)):
-            if size % patches.patch_size[0] and (name == "global_size" or views.n_local):
-                raise ConfigError(
-                    f"views.{name}={size} is not a multiple of the backbone's patch, {patches.patch_size[0]}"
-                )
-
-    def save(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "best": self.best,
-            "images": self.loader.order.n_images,
-            "config": self.config.to_dict(),
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.state_dict(),
-            "centering": self.centering.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load(self, saved: dict[str, Any]) -> None:
-        self.step, self.best, images = saved["step"], saved["best"], self.loader.order.n_images
-        if saved["images"] != images:
-            raise CheckpointError(
-                f"the checkpoint was made with {saved['images']} images, and there are {images} now; give the same "
-                "images, or another run folder with --run-dir"
-            )
-        for name in ("student", "teacher", "centering", "optimizer"):
-            getattr(self, name).load_state_dict(saved[name])
-
-
-def _train(config: Config, state: _State, run_dir: Path, stop: dict[str, int], quiet: bool) -> None:
+def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], quiet: bool) -> None:
     """The loop; everything above and below serves it."""
-    student, teacher, centering, optimizer = state.student, state.teacher, state.centering, state.optimizer
-    forward: nn.Module = student
+    student, teacher, run = state.student, state.teacher, config.run
+    embedding: nn.Module = _Embedding(student)
     if distributed.is_distributed():
-        forward = nn.parallel.DistributedDataParallel(
-            student, device_ids=[state.device] if state.device.type == "cuda" else None, broadcast_buffers=False
+        embedding = nn.parallel.DistributedDataParallel(
+            embedding, device_ids=[state.device] if state.device.type == "cuda" else None, broadcast_buffers=False
         )
-    optim, run, temperatures = config.optimizer, config.run, config.teacher
-    peak = optim.lr * optim.batch_size / 256
-    autocast = torch.autocast(state.device.type, torch.bfloat16) if run.precision == "bfloat16" else nullcontext()
     records = Records(run_dir, state.step, state.last, active=distributed.rank() == 0)
+    told: set[str] = set()
     since, images = time.perf_counter(), 0
     try:
         for crops in state.loader(state.step, state.last):
             step, epoch = state.step, state.step // state.steps_per_epoch
             torch.manual_seed((config.seed * 2**31 + step) * 2**16 + distributed.rank() & 2**63 - 1)  # for drop path
-            warmup = optim.warmup_epochs * state.steps_per_epoch
-            lr = cosine(step, state.total, peak, optim.min_lr, warmup)
-            decay = cosine(step, state.total, optim.weight_decay, optim.weight_decay_end)
-            momentum = cosine(step, state.total, temperatures.momentum, 1.0)
-            teacher_temp = teacher_temperature(
-                epoch, temperatures.warmup_temp, temperatures.temp, temperatures.temp_warmup_epochs
-            )
-            set_schedule(optimizer, lr, decay)
-
+            settings = step_settings(config, step, state.steps_per_epoch)
+            epoch_ends, run_ends = (step + 1) % state.steps_per_epoch == 0, step + 1 == state.last
+            logged = epoch_ends or run_ends or (step + 1) % run.log_every == 0
+            before = [p.detach().clone() for p in student.parameters()] if logged else []
             crops = [crop.to(DTYPES[run.precision]) for crop in crops]
-            with autocast:
-                with torch.no_grad():
-                    teacher_logits = teacher(crops[:2], teacher_temp)
-                student_logits = forward(crops, temperatures.student_temp)
-            targets = centering.probabilities(teacher_logits, teacher_temp)
-            loss = dino_loss(student_logits, targets)
-            mean_loss = float(distributed.mean_over_processes(loss.detach()))
-            _check_finite(mean_loss, step, student_logits, teacher_logits, lr)
-            optimizer.zero_grad()
-            loss.backward()
-            clip_each(student.parameters(), optim.clip_grad)
-            if epoch < optim.freeze_last_layer_epochs:
-                drop_gradients(student.head.get_submodule("prototypes"))
-            optimizer.step()
-            update_teacher(teacher, student, momentum)
-            centering.update(teacher_logits, teacher_temp)
+            try:
+                result = training_step(
+                    student, teacher, state.centering, state.optimizer, crops, settings, embed=embedding
+                )
+            except TrainingError as error:
+                raise TrainingError(f"step {step}: {error}; the last checkpoint is from before it") from None
+            state.monitor.count(result.targets)
 
             state.step += 1
-            images += optim.batch_size
-            epoch_ends, run_ends = state.step % state.steps_per_epoch == 0, state.step == state.last
+            images += config.optimizer.batch_size
             epochs_done = state.step // state.steps_per_epoch
             stopping = _anyone(stop.get("signal", 0), state.device)
             better = False
-            if epoch_ends or run_ends or state.step % run.log_every == 0:
+            if logged:
                 metrics: dict[str, Any] = {
                     "step": state.step,
                     "epoch": epoch,
-                    "loss": mean_loss,
-                    **teacher_statistics(targets),
-                    "lr": lr,
-                    "weight_decay": decay,
-                    "momentum": momentum,
-                    "teacher_temp": teacher_temp,
+                    "loss": result.loss,
+                    **({} if result.koleo is None else {"koleo": result.koleo}),
+                    **_observe(state, result, settings),
+                    "gradient_norm": gradient_norm(student.parameters()),
+                    "update_norm": update_norm(before, student.parameters()),
+                    "lr": settings.lr,
+                    "weight_decay": settings.weight_decay,
+                    "momentum": settings.momentum,
+                    "teacher_temp": settings.teacher_temp,
                 }
                 now = time.perf_counter()
                 timing = {"images_per_second": images / (now - since), "seconds": now - since}
                 due = run.knn_every and epoch_ends and epochs_done % run.knn_every == 0
+                if run_ends or due:
+                    metrics |= _prototype_use(teacher)
                 if state.probe is not None and (run_ends or due):
                     metrics["knn_top1"] = state.probe(teacher.backbone)
                     better = metrics["knn_top1"] > state.best
                     state.best = max(state.best, metrics["knn_top1"])
                     timing["knn_seconds"] = time.perf_counter() - now
+                findings = state.monitor.findings()
+                if findings:
+                    metrics["findings"] = [finding.name for finding in findings]
                 since, images = time.perf_counter(), 0
                 records.write(metrics, timing, show=not quiet and (epoch_ends or run_ends))
+                for finding in findings:
+                    if finding.name not in told and not quiet:
+                        records.say(f"step {state.step}: {finding}")
+                    told.add(finding.name)
             records.advance()
             if isinstance(state.loader, FolderLoader):
                 while state.loader.news:
@@ -293,18 +183,56 @@ def _train(config: Config, state: _State, run_dir: Path, stop: dict[str, int], q
         records.close()
 
 
-def _check_finite(loss: float, step: int, student_logits: Tensor, teacher_logits: Tensor, lr: float) -> None:
-    """Stop, on all processes at once, before a step that would destroy the weights."""
-    if math.isfinite(loss):
-        return
-    suspects = [
-        f"{name} logits {'finite' if bool(logits.isfinite().all()) else 'NOT finite'}"
-        for name, logits in (("student", student_logits), ("teacher", teacher_logits))
-    ]
-    raise TrainingError(
-        f"loss is {loss} at step {step} (learning rate {lr:.3g}; {', '.join(suspects)}); the last checkpoint is "
-        "from before it. Usual cures: a lower learning rate, a longer warm-up, clip_grad, float32"
+class _Embedding(nn.Module):
+    """The student as a module whose forward gives features and bottleneck vectors: what DDP can wrap."""
+
+    def __init__(self, network: MultiCropNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features and bottleneck vectors."""
+        return self.network.embed(crops)
+
+
+def step_settings(config: Config, step: int, steps_per_epoch: int) -> StepSettings:
+    """What the schedules and the configuration say about a step (counted from 0)."""
+    optim, teacher = config.optimizer, config.teacher
+    epoch, total = step // steps_per_epoch, steps_per_epoch * config.run.epochs
+    peak = optim.lr * optim.batch_size / 256
+    return StepSettings(
+        lr=cosine(step, total, peak, optim.min_lr, optim.warmup_epochs * steps_per_epoch),
+        weight_decay=cosine(step, total, optim.weight_decay, optim.weight_decay_end),
+        momentum=cosine(step, total, teacher.momentum, 1.0),
+        student_temp=teacher.student_temp,
+        teacher_temp=teacher_temperature(epoch, teacher.warmup_temp, teacher.temp, teacher.temp_warmup_epochs),
+        clip_grad=optim.clip_grad,
+        freeze_prototypes=epoch < optim.freeze_last_layer_epochs,
+        center_normalizer=teacher.center_normalizer,
+        koleo=config.head.koleo,
+        autocast=config.run.precision == "bfloat16",
     )
+
+
+def _observe(state: State, result: StepResult, settings: StepSettings) -> dict[str, float]:
+    """What the monitor measures of a step."""
+    return state.monitor.observe(
+        step=state.step,
+        loss=result.loss,
+        targets=result.targets,
+        features=result.features,
+        teacher_y=result.teacher_y,
+        student=state.student,
+        teacher=state.teacher,
+        student_temp=settings.student_temp,
+        teacher_temp=settings.teacher_temp,
+    )
+
+
+def _prototype_use(teacher: MultiCropNetwork) -> dict[str, int]:
+    """Different prototypes, and the largest set of duplicates, as Table 4 of the paper counts them (cosine > 0.9)."""
+    use = unique_prototypes(teacher.prototypes.directions.detach().float())
+    return {"unique_prototypes": use.count, "largest_duplicate_set": use.largest}
 
 
 def _load_together(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -377,7 +305,7 @@ def _check_same_run(config: Config, saved: dict[str, Any] | None, folder: Path) 
         )
 
 
-def _say_start(config: Config, state: _State, say: Callable[[str], None]) -> None:
+def _say_start(config: Config, state: State, say: Callable[[str], None]) -> None:
     """What is about to happen, in a few lines, with what needs no training for comparison."""
     count = sum(parameter.numel() for parameter in state.student.parameters())
     say(

@@ -1,0 +1,124 @@
+"""Everything that training changes: student, teacher, centre, optimiser, what the monitor remembers, and the step."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vmflearn import distributed
+from vmflearn.ssl.backbones import create_backbone
+from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
+from vmflearn.ssl.collapse import Monitor
+from vmflearn.ssl.heads import DINOHead
+from vmflearn.ssl.methods import MultiCropNetwork
+from vmflearn.ssl.sinkhorn import SinkhornKnopp
+from vmflearn.ssl.views import dino_crops
+from vmflearn.train.checkpoint import CheckpointError
+from vmflearn.train.config import Config, ConfigError
+from vmflearn.train.loader import make_loader
+from vmflearn.train.optimizer import make_optimizer
+from vmflearn.train.probe import KNNProbe
+from vmflearn.train.step import Centering
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+"""Type of the parameters; with ``bfloat16`` the products run in it under autocast, the parameters stay float32."""
+
+
+def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
+    """Backbone and head of a configuration, freshly initialised from torch's current random state."""
+    try:
+        backbone = create_backbone(config.model.backbone, drop_path_rate=drop_path, **config.model.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.backbone={config.model.backbone}, model.options: {error}") from None
+    features = backbone.num_features
+    assert isinstance(features, int)
+    head = DINOHead(
+        features,
+        config.head.out_dim,
+        config.head.normalization,
+        hidden_dim=config.head.hidden_dim,
+        bottleneck_dim=config.head.bottleneck_dim,
+        n_layers=config.head.n_layers,
+        batch_norm=config.head.batch_norm,
+        learn_magnitudes=config.head.learn_magnitudes,
+    )
+    return MultiCropNetwork(backbone, head).to(DTYPES[config.run.precision])
+
+
+class State:
+    """Everything that training changes, and what it is made of."""
+
+    def __init__(self, config: Config, device: torch.device):
+        crops = dino_crops(
+            config.views.global_size,
+            config.views.local_size,
+            config.views.n_local,
+            config.views.global_scale,
+            config.views.local_scale,
+            config.views.blur_sigma,
+            config.views.color_jitter,
+            config.views.grey,
+        )
+        self.config, self.device, self.step, self.best = config, device, 0, -1.0
+        self.loader = make_loader(config, crops, device)
+        self.steps_per_epoch = self.loader.order.steps_per_epoch
+        self.total = self.steps_per_epoch * config.run.epochs
+        self.last = min(self.total, config.run.max_steps) if config.run.max_steps else self.total
+        self.student = build_model(config, drop_path=config.model.drop_path).to(device)
+        self._check_sizes()
+        labelled = config.data.source == "photos" or config.data.val_root is not None
+        self.probe = KNNProbe(config, device) if labelled else None
+        self.teacher = build_model(config).to(device).requires_grad_(False)
+        self.teacher.load_state_dict(self.student.state_dict())
+        if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
+            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
+            self.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
+        self.centering = _centering(config).to(device, DTYPES[config.run.precision])
+        self.optimizer = make_optimizer(self.student, decay_magnitudes=config.optimizer.decay_magnitudes)
+        self.monitor = Monitor(config.head.out_dim)
+
+    def _check_sizes(self) -> None:
+        """Refuse crops that a ViT cannot cut into patches, before anything is computed."""
+        patches = getattr(self.student.backbone, "patch_embed", None)
+        views = self.config.views
+        if patches is None:
+            return
+        for name, size in (("global_size", views.global_size), ("local_size", views.local_size)):
+            if size % patches.patch_size[0] and (name == "global_size" or views.n_local):
+                raise ConfigError(
+                    f"views.{name}={size} is not a multiple of the backbone's patch, {patches.patch_size[0]}"
+                )
+
+    def save(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors and plain values."""
+        return {
+            "step": self.step,
+            "best": self.best,
+            "images": self.loader.order.n_images,
+            "config": self.config.to_dict(),
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "centering": self.centering.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "monitor": self.monitor.state_dict(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same configuration; CheckpointError if the images are others."""
+        self.step, self.best, images = saved["step"], saved["best"], self.loader.order.n_images
+        if saved["images"] != images:
+            raise CheckpointError(
+                f"the checkpoint was made with {saved['images']} images, and there are {images} now; give the same "
+                "images, or another run folder with --run-dir"
+            )
+        for name in ("student", "teacher", "centering", "optimizer", "monitor"):
+            getattr(self, name).load_state_dict(saved[name])
+
+
+def _centering(config: Config) -> Centering:
+    """The teacher's centring, by its name in the configuration."""
+    teacher = config.teacher
+    if teacher.centering == "sinkhorn":
+        return SinkhornKnopp(config.head.out_dim)
+    kind = LogitCentering if teacher.centering == "logit" else ProbabilityCentering
+    return kind(config.head.out_dim, momentum=teacher.center_momentum)
