@@ -1,0 +1,138 @@
+"""Repeat the ablation of the paper's Table 1: how prototypes are normalised, and in which space the teacher is centred.
+
+    python scripts/ablation.py --config scripts/configs/photos_vit_tiny_dino_vmf.yaml --seeds 0 1
+    python scripts/ablation.py --config CONFIG --cells none+logit vmf+probability --seeds 0 1 2 --section.key=value ...
+
+Every cell and seed is a run of `scripts/pretrain.py` in a folder of its own below ``--run-dir``. The same command goes
+on where it was stopped: finished runs are read, an unfinished one continues. Seeds can be shared out over several
+commands with the same ``--run-dir``; a last one with all seeds finds them and writes the whole table.
+
+``results.json`` holds what every run reached, ``results.md`` means, spreads and, apart from them, the paper's numbers.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vmflearn import paper
+
+CELLS = tuple(
+    f"{normalization}+{centering}" for normalization in paper.NORMALIZATIONS for centering in paper.CENTERINGS
+)
+KEPT = ("knn_top1", "loss", "teacher_entropy", "teacher_information", "unique_prototypes", "largest_duplicate_set")
+"""Of the last line of a run's metrics, what results.json keeps."""
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", type=Path, required=True, help="the recipe that all cells share")
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS, metavar="CELL", help=", ".join(CELLS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="SEED")
+    parser.add_argument("--run-dir", type=Path, help="folder of the runs (default: runs/NAME_ablation)")
+    known, overrides = parser.parse_known_args()
+
+    from vmflearn.train import CheckpointError, ConfigError, Interrupted, TrainingError, load_config
+    from vmflearn.train.loader import DataError
+
+    try:
+        folder = known.run_dir or Path("runs") / f"{load_config(known.config, overrides).name}_ablation"
+        runs = [
+            run_cell(known.config, cell, seed, overrides, folder, f"[{i} of {len(known.seeds) * len(known.cells)}]")
+            for i, (seed, cell) in enumerate(((s, c) for s in known.seeds for c in known.cells), start=1)
+        ]
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
+    except (ConfigError, CheckpointError, DataError, TrainingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    results = {
+        "config": known.config.name,
+        "overrides": overrides,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "runs": runs,
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    report = table(results)
+    (folder / "results.md").write_text(report, encoding="utf-8")
+    print(report)
+    return 0
+
+
+def run_cell(config: Path, cell: str, seed: int, overrides: list[str], folder: Path, which: str) -> dict[str, Any]:
+    """Train one cell with one seed, or go on with it, or read it; returns what it reached."""
+    from vmflearn.train import load_config, pretrain
+
+    normalization, centering = cell.split("+")
+    settings = [f"head.normalization={normalization}", f"teacher.centering={centering}", f"seed={seed}"]
+    print(f"{which} {cell}, seed {seed}", flush=True)
+    result = pretrain(load_config(config, [*overrides, *settings]), folder / cell / f"seed-{seed}")
+    reached = {name: result.metrics[name] for name in KEPT if name in result.metrics}
+    return {"cell": cell, "seed": seed, "steps": result.steps, **reached}
+
+
+def summary(runs: list[dict[str, Any]], cell: str, name: str) -> tuple[float, float | None, int] | None:
+    """Mean, standard deviation over seeds (None for one seed) and number of seeds; None where nothing was measured."""
+    values = [run[name] for run in runs if run["cell"] == cell and name in run]
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results in Markdown."""
+    runs, cells = results["runs"], []
+    for run in runs:
+        if run["cell"] not in cells:
+            cells.append(run["cell"])
+    seeds = sorted({run["seed"] for run in runs})
+    lines = [
+        f"# Ablation: {results['config']}",
+        "",
+        f"Seeds {', '.join(map(str, seeds))}; ± is the standard deviation over seeds. torch {results['torch']}, "
+        f"{results['threads']} thread(s)."
+        + (f" Overrides: {' '.join(results['overrides'])}." * bool(results["overrides"])),
+        "",
+        "| prototypes + centring | kNN top-1, % | unique prototypes | largest duplicate set | seeds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for cell in sorted(cells, key=CELLS.index):
+        accuracy, unique = summary(runs, cell, "knn_top1"), summary(runs, cell, "unique_prototypes")
+        largest = summary(runs, cell, "largest_duplicate_set")
+        n = sum(run["cell"] == cell for run in runs)
+        lines.append(
+            f"| {cell} | {_shown(accuracy, 100, 1)} | {_shown(unique, 1, 0)} | {_shown(largest, 1, 0)} | {n} |"
+        )
+    lines += [
+        "",
+        "The paper reports (Table 1: ImageNet, ViT-Small/16, 100 epochs, two runs, kNN top-1, %; not measured here):",
+        "",
+        "| prototypes | logit centring | probability centring |",
+        "| --- | --- | --- |",
+    ]
+    lines += [
+        f"| {n} | {paper.TABLE_1[n, 'logit']:.2f} | {paper.TABLE_1[n, 'probability']:.2f} |"
+        for n in paper.NORMALIZATIONS
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(found: tuple[float, float | None, int] | None, scale: float, digits: int) -> str:
+    """A mean and its spread."""
+    if found is None:
+        return "not measured"
+    mean, spread, _ = found
+    return f"{scale * mean:.{digits}f}" + ("" if spread is None else f" ± {scale * spread:.{digits}f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The ablation script: every cell its run, killed and continued, and the table that comes out."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "ablation.py"
+COMMAND = [
+    sys.executable,
+    str(SCRIPT),
+    "--config",
+    str(ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml"),
+    "--cells",
+    "l2+logit",
+    "vmf+probability",
+    "--seeds",
+    "5",
+    "--head.out_dim=32",
+    "--model.options={img_size: 32, patch_size: 16, embed_dim: 16, depth: 1, num_heads: 1}",
+    "--views.n_local=1",
+    "--optimizer.batch_size=256",
+    "--optimizer.warmup_epochs=0",
+    "--run.epochs=2",
+    "--run.save_every=1",
+    "--run.log_every=1",
+    "--run.device=cpu",
+]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("ablation", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(folder, *more):
+    command = [*COMMAND, "--run-dir", str(folder), *more]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_killed_ablation_ends_as_one_that_was_left_alone(tmp_path):
+    whole = run(tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [*COMMAND, "--run-dir", str(killed)], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    second = killed / "vmf+probability" / "seed-5" / "metrics.jsonl"
+    while not (second.exists() and second.read_text()):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    first = killed / "l2+logit" / "seed-5" / "metrics.jsonl"
+    before = first.stat().st_mtime_ns
+    assert not (killed / "results.json").exists()
+
+    again = run(killed)
+    assert again.returncode == 0, again.stderr
+    assert first.stat().st_mtime_ns == before, "a finished cell was trained again"
+    results = json.loads((killed / "results.json").read_text())
+    assert results == json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert [(r["cell"], r["seed"]) for r in results["runs"]] == [("l2+logit", 5), ("vmf+probability", 5)]
+    assert all(0 < r["knn_top1"] <= 1 and 1 <= r["unique_prototypes"] <= 32 for r in results["runs"])
+    report = (killed / "results.md").read_text()
+    assert report in again.stdout
+    knn = results["runs"][0]["knn_top1"]
+    assert f"| l2+logit | {100 * knn:.1f} |" in report
+
+
+def test_the_table_gives_means_and_spreads_apart_from_the_papers_numbers(script):
+    runs = [
+        {"cell": "vmf+probability", "seed": 0, "knn_top1": 0.70, "unique_prototypes": 10, "largest_duplicate_set": 3},
+        {"cell": "vmf+probability", "seed": 1, "knn_top1": 0.74, "unique_prototypes": 14, "largest_duplicate_set": 5},
+        {"cell": "none+logit", "seed": 0, "unique_prototypes": 7, "largest_duplicate_set": 1},
+    ]
+    report = script.table({"config": "c.yaml", "overrides": [], "torch": "2", "threads": 1, "runs": runs})
+    ours, papers = report.split("The paper reports")
+    assert "| vmf+probability | 72.0 ± 2.8 | 12 ± 3 | 4 ± 1 | 2 |" in ours  # sd of 70, 74 is 2.83
+    assert "| none+logit | not measured | 7 | 1 | 1 |" in ours
+    assert ours.index("none+logit") < ours.index("vmf+probability")
+    assert "| vmf | 70.21 | 70.87 |" in papers
+
+
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path):
+    unknown = run(tmp_path / "a", "--cells", "l3+logit")
+    assert unknown.returncode == 2
+    assert "l3+logit" in unknown.stderr
+    wrong = run(tmp_path / "b", "--head.out_dims=3")
+    assert wrong.returncode == 2
+    assert "did you mean head.out_dim?" in wrong.stderr
+    assert not (tmp_path / "b").exists()
