@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,6 +32,34 @@ def test_published_sizes():
     small = create_backbone("vit_small_patch16_224")
     assert sum(parameter.numel() for parameter in small.parameters()) == 21_665_664  # the paper's ViT-S/16
     assert small.num_features == 384
+
+
+@pytest.mark.parametrize("rule", ["timm", "dino", "msn"])
+@pytest.mark.parametrize("channels", [1, 4, 13])
+def test_any_number_of_channels_and_images_that_are_not_square(rule, channels):
+    vit = create_backbone("vit_tiny_patch16_224", position_interpolation=rule, in_chans=channels, **SMALL)
+    tokens = vit.forward_features(torch.randn(2, channels, 16, 40))
+    assert tokens.shape == (2, 1 + 2 * 5, 48)
+    torch.testing.assert_close(tokens.mean(dim=-1), torch.zeros(2, 11), atol=1e-5, rtol=0)  # after the final norm
+    network = create_backbone("resnet10t", in_chans=channels)
+    assert network(torch.randn(2, channels, 32, 48)).shape == (2, network.num_features)
+
+
+def test_an_unknown_interpolation_is_refused():
+    with pytest.raises(ValueError, match="position_interpolation must be one of timm, dino, msn, got 'bilinear'"):
+        create_backbone("vit_tiny_patch16_224", position_interpolation="bilinear")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets_give_as_many_features_as_torchvisions(name):
+    reference = getattr(torchvision.models, name)()
+    network = create_backbone(name)
+    assert network.num_features == reference.fc.in_features
+    reference.fc = nn.Identity()
+    network.load_state_dict(reference.state_dict())
+    images = torch.randn(2, 3, 32, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(images), reference.eval()(images))
 
 
 def test_drop_path_grows_linearly():

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from vmflearn.data import Photos
 from vmflearn.ssl.views import dino_crops, multi_crop
-from vmflearn.train import build_model, checkpoint, loader, step, trainer
+from vmflearn.train import build_model, checkpoint, loader, trainer
+from vmflearn.train import step as step_module
 from vmflearn.train.checkpoint import CheckpointError
 from vmflearn.train.config import ConfigError, load_config
 from vmflearn.train.loader import make_loader
@@ -111,7 +112,7 @@ def test_a_finished_run_is_not_trained_again(finished):
 @pytest.mark.parametrize("at", [1, 4])
 def test_an_interrupted_run_continues_as_if_it_had_not_been(finished, tmp_path, monkeypatch, at):
     steps = 0
-    step_for_real = step.update_teacher
+    step_for_real = step_module.update_teacher
 
     def interrupt_at(*arguments):
         nonlocal steps
@@ -120,7 +121,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(finished, tmp_path, 
             signal.raise_signal(signal.SIGINT)
         step_for_real(*arguments)
 
-    monkeypatch.setattr(step, "update_teacher", interrupt_at)
+    monkeypatch.setattr(step_module, "update_teacher", interrupt_at)
     with pytest.raises(trainer.Interrupted, match=f"stopped at step {at}") as stopped:
         trainer.pretrain(tiny("model.drop_path=0.2"), tmp_path, quiet=True)
     assert stopped.value.signal == signal.SIGINT
@@ -164,7 +165,7 @@ def test_a_damaged_checkpoint_costs_only_its_steps(finished, tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_with_suspects(tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "prototype_loss", lambda y, prototypes, temperature, targets: y.sum() * torch.nan)
+    monkeypatch.setattr(step_module, "prototype_loss", lambda y, prototypes, temperature, targets: y.sum() * torch.nan)
     with pytest.raises(trainer.TrainingError, match=r"step 0: loss is nan .*suspect the prototypes.*Usual cures"):
         trainer.pretrain(tiny(), tmp_path, quiet=True)
 
