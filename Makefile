@@ -59,6 +59,7 @@ release: $(READY)
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sphere.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distillation.py
 
 clean:
 	rm -rf book/_build book/release build dist

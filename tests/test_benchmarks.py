@@ -127,3 +127,22 @@ def test_sphere_runs_at_tiny_sizes(scripts, tmp_path):
         assert name in report
     assert str(tmp_path) not in report
     assert (tmp_path / "sphere.png").stat().st_size > 1000
+
+
+def test_distillation_runs_at_tiny_sizes(scripts, tmp_path):
+    import distillation
+
+    distillation.main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "distillation.md").read_text(encoding="utf-8")
+    for name in ("## Last layer and loss", "## Head, loss and centring", "## Memory", "## Cost of the normaliser"):
+        assert name in report
+    assert str(tmp_path) not in report
+
+
+def test_distillation_does_not_time_ways_that_differ(scripts, monkeypatch):
+    import distillation
+    import distillation_cases
+
+    monkeypatch.setattr(distillation_cases, "pairwise_loss", lambda s, q: -(q[0] * s[1].log_softmax(-1)).sum(-1).mean())
+    with pytest.raises(AssertionError, match="pair by pair differs by"):
+        distillation_cases.measure_last_layer(distillation.QUICK)
