@@ -24,7 +24,20 @@ from vmflearn import paper
 CELLS = tuple(
     f"{normalization}+{centering}" for normalization in paper.NORMALIZATIONS for centering in paper.CENTERINGS
 )
-KEPT = ("knn_top1", "loss", "teacher_entropy", "teacher_information", "unique_prototypes", "largest_duplicate_set")
+KEPT = (
+    "knn_top1",
+    "linear_top1",
+    "loss",
+    "teacher_entropy",
+    "teacher_information",
+    "unique_prototypes",
+    "largest_duplicate_set",
+    "kappa_p5",
+    "kappa_p50",
+    "kappa_p95",
+    "void_prototypes",
+    "feature_rank",
+)
 """Of the last line of a run's metrics, what results.json keeps."""
 
 
@@ -102,15 +115,16 @@ def table(results: dict[str, Any]) -> str:
         f"{results['threads']} thread(s)."
         + (f" Overrides: {' '.join(results['overrides'])}." * bool(results["overrides"])),
         "",
-        "| prototypes + centring | kNN top-1, % | unique prototypes | largest duplicate set | seeds |",
-        "| --- | --- | --- | --- | --- |",
+        "| prototypes + centring | kNN top-1, % | linear, % | unique prototypes | largest duplicate set | seeds |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for cell in sorted(cells, key=CELLS.index):
         accuracy, unique = summary(runs, cell, "knn_top1"), summary(runs, cell, "unique_prototypes")
-        largest = summary(runs, cell, "largest_duplicate_set")
+        linear, largest = summary(runs, cell, "linear_top1"), summary(runs, cell, "largest_duplicate_set")
         n = sum(run["cell"] == cell for run in runs)
         lines.append(
-            f"| {cell} | {_shown(accuracy, 100, 1)} | {_shown(unique, 1, 0)} | {_shown(largest, 1, 0)} | {n} |"
+            f"| {cell} | {_shown(accuracy, 100, 1)} | {_shown(linear, 100, 1)} | {_shown(unique, 1, 0)} | "
+            f"{_shown(largest, 1, 0)} | {n} |"
         )
     lines += [
         "",

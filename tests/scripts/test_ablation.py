@@ -75,19 +75,19 @@ def test_a_killed_ablation_ends_as_one_that_was_left_alone(tmp_path):
     report = (killed / "results.md").read_text()
     assert report in again.stdout
     knn = results["runs"][0]["knn_top1"]
-    assert f"| l2+logit | {100 * knn:.1f} |" in report
+    assert f"| l2+logit | {100 * knn:.1f} | {100 * results['runs'][0]['linear_top1']:.1f} |" in report
 
 
 def test_the_table_gives_means_and_spreads_apart_from_the_papers_numbers(script):
     runs = [
         {"cell": "vmf+probability", "seed": 0, "knn_top1": 0.70, "unique_prototypes": 10, "largest_duplicate_set": 3},
         {"cell": "vmf+probability", "seed": 1, "knn_top1": 0.74, "unique_prototypes": 14, "largest_duplicate_set": 5},
-        {"cell": "none+logit", "seed": 0, "unique_prototypes": 7, "largest_duplicate_set": 1},
+        {"cell": "none+logit", "seed": 0, "linear_top1": 0.555, "unique_prototypes": 7, "largest_duplicate_set": 1},
     ]
     report = script.table({"config": "c.yaml", "overrides": [], "torch": "2", "threads": 1, "runs": runs})
     ours, papers = report.split("The paper reports")
-    assert "| vmf+probability | 72.0 ± 2.8 | 12 ± 3 | 4 ± 1 | 2 |" in ours  # sd of 70, 74 is 2.83
-    assert "| none+logit | not measured | 7 | 1 | 1 |" in ours
+    assert "| vmf+probability | 72.0 ± 2.8 | not measured | 12 ± 3 | 4 ± 1 | 2 |" in ours  # sd of 70, 74 is 2.83
+    assert "| none+logit | not measured | 55.5 | 7 | 1 | 1 |" in ours
     assert ours.index("none+logit") < ours.index("vmf+probability")
     assert "| vmf | 70.21 | 70.87 |" in papers
 

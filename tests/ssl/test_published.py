@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 from vmflearn.sphere import log_normalizer
-from vmflearn.ssl import DINOHead, load_published
+from vmflearn.ssl import DINOHead, create_backbone, load_published
 from vmflearn.ssl.weight_files import read_weights
 from vmflearn.train import load_config, pretrain
 
@@ -419,8 +421,34 @@ def test_an_own_exported_backbone(run):
     (path,) = (run / "checkpoints").glob("step-*.pt")
     teacher, _ = load_published(path)
     assert head is None
+    about = json.loads((run / "backbone.json").read_text())
+    reference = timm.create_model(about["backbone"], num_classes=0, dynamic_img_size=True, **about["options"]).eval()
+    reference.load_state_dict(load_file(run / "backbone.safetensors"))
     x = images(16, 24)
-    assert torch.equal(backbone.forward_features(x), teacher.forward_features(x))
+    expected = reference.forward_features(x)
+    assert torch.equal(backbone.forward_features(x), expected)
+    assert torch.equal(teacher.forward_features(x), expected)
+
+
+@pytest.mark.parametrize("rule", ["timm", "dino", "msn"])
+def test_an_own_backbone_resizes_positions_as_it_was_trained(tmp_path, rule):
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
+    model = {"backbone": "vit_tiny_patch16_224", "options": options, "position_interpolation": rule}
+    torch.manual_seed(0)
+    trained = create_backbone("vit_tiny_patch16_224", position_interpolation=rule, **options).eval()
+    nn.init.normal_(trained.pos_embed)
+    x = images(16, 24)
+    expected = trained.forward_features(x)
+    save_file(trained.state_dict(), tmp_path / "backbone.safetensors")
+    elsewhere = {"pretrained": True, "checkpoint_path": str(tmp_path / "nowhere")}  # nothing is fetched or read for it
+    (tmp_path / "backbone.json").write_text(json.dumps(model | {"options": options | elsewhere}))
+    assert torch.equal(load_published(tmp_path / "backbone.safetensors")[0].forward_features(x), expected)
+    head = DINOHead(48, 8, "l2", hidden_dim=8, bottleneck_dim=4)
+    config = {"model": model, "head": {"normalization": "l2", "learn_magnitudes": False}}
+    content = {"config": config, "teacher": wrapped(trained.state_dict(), head.state_dict())}
+    backbone, loaded = load_published(save(content, tmp_path / "checkpoint.pt"))
+    assert torch.equal(backbone.forward_features(x), expected)
+    assert loaded.prototypes.normalization == "l2"
 
 
 def test_double_precision_is_kept(tmp_path):
@@ -533,6 +561,9 @@ def test_msn_names_are_those_of_its_file(tmp_path):
     message = refusal(save(content, tmp_path / "msn.pth"))
     assert "missing: fc.fc3.weight" in message
     assert "unexpected: fc.fc4.weight" in message
+    del content["target_encoder"]["module.fc.fc3.bias"], content["target_encoder"]["module.fc.fc4.weight"]
+    message = refusal(save(content, tmp_path / "msn.pth"))
+    assert message.endswith("missing: fc.fc3.bias, fc.fc3.weight")
     del content["prototypes"]
     assert "missing: prototypes" in refusal(save(content, tmp_path / "msn.pth"))
 
@@ -557,7 +588,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
     path.write_bytes(b"")
     assert "is empty" in refusal(path)
     path.write_text("<!doctype html> 404 not found")
-    assert "cannot be read as a checkpoint" in refusal(path)
+    assert "cannot be read as a checkpoint of torch.save (its contents are no pickle of weights)" in refusal(path)
     path.write_bytes(save(dino_content(), path).read_bytes()[:-2000])
     assert "cannot be read as a checkpoint" in refusal(path)
     path = tmp_path / "file.safetensors"
@@ -621,9 +652,8 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path, form, place):
     message = refusal(path)
     assert "was refused, and nothing in it was run" in message or form == "pickle"
     assert not marker.exists()
-    if form != "pickle":
-        torch.load(path, weights_only=False)  # the trap is a real one
-        assert marker.exists()
+    pickle.loads(path.read_bytes()) if form == "pickle" else torch.load(path, weights_only=False)
+    assert marker.exists()  # the trap is a real one
 
 
 def test_a_whole_pickled_module_is_refused(tmp_path):

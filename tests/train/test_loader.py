@@ -52,7 +52,8 @@ def test_array_loader_starts_anywhere():
     images = torch.randint(0, 256, (32, 3, 20, 20), dtype=torch.uint8)
     loader = ArrayLoader(images, dino_crops(8, 4, 1), Order(32, 8, seed=0), torch.device("cpu"))
     steps = list(loader(0, 6))
-    assert [crop.shape for crop in steps[0]] == [(8, 3, 8, 8), (8, 3, 8, 8), (8, 3, 4, 4)]
+    assert [crop.shape for crop in steps[0][0]] == [(8, 3, 8, 8), (8, 3, 8, 8), (8, 3, 4, 4)]
     (resumed,) = loader(5, 6)
-    for one, other in zip(resumed, steps[5], strict=True):
+    assert torch.equal(resumed[1], torch.from_numpy(loader.order.indices(5)[1]))
+    for one, other in zip(resumed[0], steps[5][0], strict=True):
         assert torch.equal(one, other)

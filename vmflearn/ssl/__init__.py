@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
     from vmflearn.ssl.collapse import Finding, Monitor
     from vmflearn.ssl.diagnostics import effective_rank, teacher_statistics
+    from vmflearn.ssl.downloads import fetch_published, published_names
     from vmflearn.ssl.heads import DINOHead
     from vmflearn.ssl.koleo import koleo_loss
     from vmflearn.ssl.losses import dino_loss
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vmflearn.ssl.prototype_loss import prototype_loss
     from vmflearn.ssl.prototype_use import unique_prototypes, void_prototypes
     from vmflearn.ssl.prototypes import Prototypes
+    from vmflearn.ssl.published import load_published
     from vmflearn.ssl.sinkhorn import SinkhornKnopp
     from vmflearn.ssl.views import CropSpec, dino_crops, multi_crop
 
@@ -36,9 +38,12 @@ __all__ = [
     "dino_crops",
     "dino_loss",
     "effective_rank",
+    "fetch_published",
     "koleo_loss",
+    "load_published",
     "multi_crop",
     "prototype_loss",
+    "published_names",
     "teacher_statistics",
     "unique_prototypes",
     "void_prototypes",
@@ -55,6 +60,9 @@ _MODULES = {
     "Prototypes": "prototypes",
     "SinkhornKnopp": "sinkhorn",
     "koleo_loss": "koleo",
+    "fetch_published": "downloads",
+    "load_published": "published",
+    "published_names": "downloads",
     "prototype_loss": "prototype_loss",
     "attention_maps": "backbones",
     "create_backbone": "backbones",

@@ -13,8 +13,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+POSITION_INTERPOLATIONS = ("timm", "dino", "msn")
 
-def create_backbone(name: str, *, drop_path_rate: float = 0.0, **timm_kwargs: object) -> nn.Module:
+
+def create_backbone(
+    name: str, *, drop_path_rate: float = 0.0, position_interpolation: str = "timm", **timm_kwargs: object
+) -> nn.Module:
     """Create a backbone by its timm name.
 
     Parameters
@@ -23,21 +27,32 @@ def create_backbone(name: str, *, drop_path_rate: float = 0.0, **timm_kwargs: ob
         Such as "vit_small_patch16_224"; other networks than Vision Transformers give their pooled features.
     drop_path_rate
         Stochastic depth of the last block; it falls linearly to 0 at the first.
+    position_interpolation
+        How a Vision Transformer's positional embeddings come to the grid of another image size: "timm" resizes them
+        with antialiasing; "dino" and "msn" do what the published code does (see `vmflearn.ssl.positions`), so that
+        published weights give the published features at every size.
     **timm_kwargs
-        Passed on to ``timm.create_model``, such as ``img_size=32, patch_size=4, depth=4``.
+        Passed on to ``timm.create_model``, such as ``img_size=32, patch_size=4, depth=4, in_chans=1``.
 
     Returns
     -------
     nn.Module
-        Maps images (batch, 3, height, width) to (batch, num_features): for a Vision Transformer the class token after
-        the final norm. Its attribute `num_features` is the width. A Vision Transformer takes any image size that is a
-        multiple of its patch size; positional embeddings are interpolated.
+        Maps images (batch, in_chans, height, width) to (batch, num_features): for a Vision Transformer the class token
+        after the final norm, which ``forward_features(images)`` gives first, before the patches' tokens. Its attribute
+        `num_features` is the width. A Vision Transformer takes images of any height and width that are multiples of
+        its patch size; with "dino" and "msn" any others too, and leaves out what is beyond the last whole patch.
 
     Raises
     ------
     ValueError
-        If timm knows no such network, or the Vision Transformer gives no class token.
+        If timm knows no such network, the Vision Transformer gives no class token, or ``position_interpolation`` is
+        unknown or not for this network.
     """
+    if position_interpolation not in POSITION_INTERPOLATIONS:
+        raise ValueError(
+            f"position_interpolation must be one of {', '.join(POSITION_INTERPOLATIONS)}, got "
+            f"{position_interpolation!r}"
+        )
     import timm
     from timm.models import VisionTransformer
 
@@ -53,6 +68,10 @@ def create_backbone(name: str, *, drop_path_rate: float = 0.0, **timm_kwargs: ob
             f"the backbone {name!r} pools its tokens by {backbone.global_pool!r} and gives no class token; "
             "pass global_pool='token' if it has one, or choose another"
         )
+    if position_interpolation != "timm":
+        from vmflearn.ssl.positions import PublishedVisionTransformer
+
+        PublishedVisionTransformer.adopt(backbone, position_interpolation)
     return backbone
 
 

@@ -59,6 +59,8 @@ class ModelConfig:
     backbone: str = "vit_small_patch16_224"
     options: dict[str, Any] = field(default_factory=dict)
     drop_path: float = 0.1
+    position_interpolation: Literal["timm", "dino", "msn"] = "timm"
+    """How positional embeddings come to the grid of the local crops: timm's way, or as the published code does it."""
 
 
 @dataclass

@@ -1,5 +1,8 @@
 """From images to the crops of each step, in an order that depends on nothing but the seed.
 
+A loader, called with two steps, yields for each step between them the crops, each (batch, 3, size, size) on the
+training device, and the indices (batch,) of the images that they show, on the CPU.
+
 Epoch e visits the images in a permutation drawn from (seed, e). A step takes the next ``batch_size`` of them, and each
 process its slice of those, so the images of a step, like the views drawn for them, do not depend on the number of
 processes or workers, nor on where a run was resumed.
@@ -67,12 +70,13 @@ class ArrayLoader:
     def __init__(self, images: Tensor, crops: Sequence[CropSpec], order: Order, device: torch.device):
         self.images, self.crops, self.order, self.device = images.to(device), crops, order, device
 
-    def __call__(self, first: int, last: int) -> Iterator[list[Tensor]]:
-        """Crops, each (batch, 3, size, size), of the steps ``first`` to ``last - 1``."""
+    def __call__(self, first: int, last: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Crops and image indices of the steps ``first`` to ``last - 1``."""
         for step in range(first, last):
-            epoch, indices = self.order.indices(step)
-            images = self.images[torch.from_numpy(indices).to(self.device)]
-            yield multi_crop(images, torch.from_numpy(indices), crops=self.crops, seed=self.order.seed, epoch=epoch)
+            epoch, wanted = self.order.indices(step)
+            indices = torch.from_numpy(wanted)
+            images = self.images[indices.to(self.device)]
+            yield multi_crop(images, indices, crops=self.crops, seed=self.order.seed, epoch=epoch), indices
 
 
 class FolderLoader:
@@ -85,8 +89,8 @@ class FolderLoader:
         self.unreadable: dict[str, str] = {}
         self.news: list[str] = []
 
-    def __call__(self, first: int, last: int) -> Iterator[list[Tensor]]:
-        """Crops, each (batch, 3, size, size), of the steps ``first`` to ``last - 1``."""
+    def __call__(self, first: int, last: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Crops and image indices of the steps ``first`` to ``last - 1``."""
         loader = DataLoader(
             _CutImages(self.source, self.crops, self.order.seed),
             batch_sampler=_Batches(self.order, first, last),
@@ -103,10 +107,11 @@ class FolderLoader:
                 indices=indices.numpy(),
                 sizes=sizes.numpy(),
             )
-            yield [
+            crops = [
                 photometric(crop.to(self.device, non_blocking=True).float() / 255, drawn)
                 for crop, drawn in zip(cut, draws, strict=True)
             ]
+            yield crops, indices
 
     def _report(self, problems: Sequence[str]) -> None:
         """Count each unreadable file once, name it, and stop beyond one in a hundred."""

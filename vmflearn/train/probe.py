@@ -47,8 +47,24 @@ class KNNProbe:
         if self.k > len(self._train.labels):
             raise ConfigError(f"run.knn_k={self.k} is larger than the training set ({len(self._train.labels)} images)")
 
+    @property
+    def train_labels(self) -> Tensor:
+        """Classes (n,) int64 of the training images, in their order."""
+        return self._train.labels
+
     def __call__(self, backbone: nn.Module) -> float:
-        """Accuracy in [0, 1], equal on every process."""
+        """Accuracy of kNN in [0, 1], equal on every process."""
+        return self.knn(*self.features(backbone))
+
+    def knn(self, features: list[Tensor], labels: list[Tensor]) -> float:
+        """Accuracy of kNN on what `features` gives."""
+        return knn_accuracy(features[0], labels[0], features[1], labels[1], k=self.k)
+
+    def features(self, backbone: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """Features (n, width) and classes (n,) of the training and the test images that can be read.
+
+        Every process holds all of them.
+        """
         features, labels, width = [], [], backbone.num_features
         assert isinstance(width, int)
         for labelled in (self._train, self._test):
@@ -64,7 +80,7 @@ class KNNProbe:
             kept = whole.isfinite().all(dim=1)
             features.append(whole[kept])
             labels.append(labelled.labels.to(self.device)[kept])
-        return knn_accuracy(features[0], labels[0], features[1], labels[1], k=self.k)
+        return features, labels
 
     def baselines(self, untrained: nn.Module) -> dict[str, float]:
         """What needs no training: raw pixels, colour statistics, and the backbone as it was initialised.

@@ -82,7 +82,7 @@ class Records:
                 self._events.add_text(name, ", ".join(value), step)
             elif name != "step":
                 self._events.add_scalar(name, value, step)
-        told = ("loss", "teacher_entropy", "teacher_information", "knn_top1")
+        told = ("loss", "teacher_entropy", "teacher_information", "knn_top1", "linear_top1")
         shown: dict[str, str] = {name: f"{metrics[name]:.4g}" for name in told if name in metrics}
         if "images_per_second" in timing:
             shown["images/s"] = f"{timing['images_per_second']:.0f}"

@@ -52,6 +52,10 @@ def export_backbone(config: Config, model: MultiCropNetwork, run_dir: Path) -> P
     aside = path.with_suffix(".tmp")
     aside.write_bytes(save({name: tensor.contiguous() for name, tensor in model.backbone.state_dict().items()}))
     os.replace(aside, path)
-    about = {"backbone": config.model.backbone, "options": config.model.options}
+    about = {
+        "backbone": config.model.backbone,
+        "options": config.model.options,
+        "position_interpolation": config.model.position_interpolation,
+    }
     (run_dir / "backbone.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Everything that training changes: student, teacher, centre, optimiser, what the monitor remembers, and the step."""
+"""Everything that training changes: student, teacher, centre, optimiser, what watches them, and the step."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ from vmflearn.ssl.sinkhorn import SinkhornKnopp
 from vmflearn.ssl.views import dino_crops
 from vmflearn.train.checkpoint import CheckpointError
 from vmflearn.train.config import Config, ConfigError
+from vmflearn.train.linear_probe import LinearProbe
 from vmflearn.train.loader import make_loader
 from vmflearn.train.optimizer import make_optimizer
 from vmflearn.train.probe import KNNProbe
@@ -27,7 +28,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.
 def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
     """Backbone and head of a configuration, freshly initialised from torch's current random state."""
     try:
-        backbone = create_backbone(config.model.backbone, drop_path_rate=drop_path, **config.model.options)
+        backbone = create_backbone(
+            config.model.backbone,
+            drop_path_rate=drop_path,
+            position_interpolation=config.model.position_interpolation,
+            **config.model.options,
+        )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.backbone={config.model.backbone}, model.options: {error}") from None
     features = backbone.num_features
@@ -68,6 +74,7 @@ class State:
         self._check_sizes()
         labelled = config.data.source == "photos" or config.data.val_root is not None
         self.probe = KNNProbe(config, device) if labelled else None
+        self.linear = self._linear_probe() if self.probe is not None else None
         self.teacher = build_model(config).to(device).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
@@ -89,6 +96,36 @@ class State:
                     f"views.{name}={size} is not a multiple of the backbone's patch, {patches.patch_size[0]}"
                 )
 
+    def _linear_probe(self) -> LinearProbe | None:
+        """A linear classifier on the teacher's features, where there are classes to tell apart."""
+        assert self.probe is not None
+        labels, features = self.probe.train_labels, self.student.backbone.num_features
+        assert isinstance(features, int)
+        n_classes = int(labels.max()) + 1
+        dtype = DTYPES[self.config.run.precision]
+        return LinearProbe(labels, n_classes, features, self.device, dtype) if n_classes > 1 else None
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracies of the teacher's features on the labelled images; empty where there are none.
+
+        Returns
+        -------
+        dict of float
+            ``knn_top1`` and, with two classes or more, ``linear_top1``, of the classifier that learns beside the run.
+        """
+        if self.probe is None:
+            return {}
+        features, labels = self.probe.features(self.teacher.backbone)
+        found = {"knn_top1": self.probe.knn(features, labels)}
+        if self.linear is not None:
+            found["linear_top1"] = self.linear.accuracy(features[1], labels[1])
+        return found
+
+    def _parts(self) -> dict[str, Any]:
+        """Everything with a state of its own, by its name in the checkpoint."""
+        names = ("student", "teacher", "centering", "optimizer", "monitor", "linear")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     def save(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors and plain values."""
         return {
@@ -96,11 +133,7 @@ class State:
             "best": self.best,
             "images": self.loader.order.n_images,
             "config": self.config.to_dict(),
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.state_dict(),
-            "centering": self.centering.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "monitor": self.monitor.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -111,8 +144,8 @@ class State:
                 f"the checkpoint was made with {saved['images']} images, and there are {images} now; give the same "
                 "images, or another run folder with --run-dir"
             )
-        for name in ("student", "teacher", "centering", "optimizer", "monitor"):
-            getattr(self, name).load_state_dict(saved[name])
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
 
 
 def _centering(config: Config) -> Centering:

@@ -114,7 +114,7 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
     told: set[str] = set()
     since, images = time.perf_counter(), 0
     try:
-        for crops in state.loader(state.step, state.last):
+        for crops, indices in state.loader(state.step, state.last):
             step, epoch = state.step, state.step // state.steps_per_epoch
             torch.manual_seed((config.seed * 2**31 + step) * 2**16 + distributed.rank() & 2**63 - 1)  # for drop path
             settings = step_settings(config, step, state.steps_per_epoch)
@@ -129,6 +129,8 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
             except TrainingError as error:
                 raise TrainingError(f"step {step}: {error}; the last checkpoint is from before it") from None
             state.monitor.count(result.targets)
+            if state.linear is not None:
+                state.linear.learn(result.features, indices)
 
             state.step += 1
             images += config.optimizer.batch_size
@@ -155,10 +157,10 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
                 if run_ends or due:
                     metrics |= _prototype_use(teacher)
                 if state.probe is not None and (run_ends or due):
-                    metrics["knn_top1"] = state.probe(teacher.backbone)
+                    metrics |= state.evaluate()
                     better = metrics["knn_top1"] > state.best
                     state.best = max(state.best, metrics["knn_top1"])
-                    timing["knn_seconds"] = time.perf_counter() - now
+                    timing["evaluation_seconds"] = time.perf_counter() - now
                 findings = state.monitor.findings()
                 if findings:
                     metrics["findings"] = [finding.name for finding in findings]

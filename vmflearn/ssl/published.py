@@ -1,0 +1,251 @@
+"""Published weights: DINO's, iBOT's and MSN's files, and this project's own, into a backbone and a head.
+
+Every tensor of the network must be in the file, with its shape, and every tensor of the file must have a place:
+otherwise nothing is loaded, and the error lists the names.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vmflearn.ssl.architectures import backbone_of, head_of, some
+from vmflearn.ssl.backbones import create_backbone
+from vmflearn.ssl.heads import DINOHead
+from vmflearn.ssl.prototypes import NORMALIZATIONS
+from vmflearn.ssl.weight_files import read_weights
+
+# How a file's names of the head begin, and how they begin here; the first that fits holds.
+DINO_HEAD = {"head.last_layer.": "prototypes.", "head.": ""}
+OWN_HEAD = {"head.": ""}
+MSN_HEAD = {
+    "fc.fc1.": "mlp.0.",
+    "fc.bn1.": "mlp.1.",
+    "fc.fc2.": "mlp.3.",
+    "fc.bn2.": "mlp.4.",
+    "fc.fc3.": "mlp.6.",
+    "prototypes": "prototypes.weight_v",
+}
+SPELLINGS = {
+    "head.last_layer.parametrizations.weight.original0": "head.last_layer.weight_g",
+    "head.last_layer.parametrizations.weight.original1": "head.last_layer.weight_v",
+    "head.mlp.weight": "head.mlp.0.weight",  # a head of one layer
+    "head.mlp.bias": "head.mlp.0.bias",
+}
+"""Other names of the same tensors: of a newer PyTorch's weight norm, and of an MLP that is a single layer."""
+
+
+def load_published(
+    path: str | PathLike[str], which: str = "teacher", normalization: str | None = None
+) -> tuple[nn.Module, DINOHead | None]:
+    """Load a published or an own checkpoint.
+
+    ====================  ===========================================================  =====================
+    file                  recognised by                                                gives
+    ====================  ===========================================================  =====================
+    DINO, full            ``student``, ``teacher``                                     backbone, head
+    iBOT, full            the same; its ``masked_embed`` and the second last layer     backbone, head
+                          (the patches') are set aside
+    MSN                   ``encoder`` (student), ``target_encoder``, ``prototypes``    backbone, head
+    backbone alone        a flat dict of tensors, or one below ``state_dict``          backbone, None
+    of this project       ``student``, ``teacher`` and ``config``                      backbone, head
+    exported backbone     ``*.safetensors`` with a ``*.json`` of the same name         backbone, None
+    ====================  ===========================================================  =====================
+
+    Parameters
+    ----------
+    path : path
+        The file. Nothing in it is run, and of its tensors only those asked for are read into memory.
+    which : {"teacher", "student"}
+        The network to take from a file that holds both. A backbone alone is what it is.
+    normalization : {"none", "l2", "vmf"}, optional
+        Score of the head's components, see `Prototypes`. None: "none" for DINO and iBOT, "l2" for MSN, and for an own
+        run the one it was trained with. Files of DINO's form do not tell: say "vmf" where the normaliser was used.
+
+    Returns
+    -------
+    backbone : nn.Module
+        In evaluation mode, in float32 (float64 if the file is). The architecture is read off the tensors' shapes, or
+        from an own file's configuration. A Vision Transformer's ``forward_features(images)`` gives all tokens after
+        the final norm, class token first, and resizes positional embeddings as the published code does.
+    head : DINOHead or None
+        With the published prototypes, magnitudes included (MSN has none: ones).
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, no file of weights, or asks to run anything; if a tensor is missing, unexpected or
+        mis-shaped (all are listed); if the architecture is not known.
+    """
+    if which not in ("teacher", "student"):
+        raise ValueError(f"which must be 'teacher' or 'student', got {which!r}")
+    if normalization not in (None, *NORMALIZATIONS):
+        raise ValueError(f"normalization must be None or one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
+    path = Path(path)
+    content = read_weights(path)
+    try:
+        if path.suffix == ".safetensors":
+            parts = [_Part(_own_backbone(_description(path)), content)]
+        elif isinstance(content.get("config"), dict):
+            parts = _own_parts(content, which, normalization)
+        elif "encoder" in content or "target_encoder" in content:
+            parts = _msn_parts(content, which, normalization)
+        else:
+            parts = _dino_parts(content, which, normalization)
+        return _assemble(parts)
+    except ValueError as error:
+        raise ValueError(f"path={path}: {error}") from None
+
+
+@dataclass
+class _Part:
+    """A backbone or a head: how to build it, and its tensors under this project's names."""
+
+    build: Callable[[], nn.Module]
+    tensors: dict[str, Tensor]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def in_file(self, name: str) -> str:
+        """The name by which the file calls a tensor."""
+        for theirs, ours in self.names.items():
+            if name.startswith(ours):
+                return theirs + name.removeprefix(ours)
+        return name
+
+    def problems(self, module: nn.Module) -> list[str]:
+        """What keeps the tensors from filling the module exactly."""
+        wanted = module.state_dict()
+        lines = {
+            "missing": [self.in_file(name) for name in wanted if name not in self.tensors],
+            "unexpected": [self.in_file(name) for name in self.tensors if name not in wanted],
+            "mis-shaped": [
+                f"{self.in_file(name)} {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
+                for name, tensor in self.tensors.items()
+                if name in wanted and tensor.shape != wanted[name].shape
+            ],
+        }
+        return [f"{kind}: {some(names)}" for kind, names in lines.items() if names]
+
+
+def _assemble(parts: list[_Part]) -> tuple[nn.Module, DINOHead | None]:
+    """Build the modules and fill them, or say everything that is wrong at once."""
+    modules, problems = [], []
+    for part in parts:
+        try:
+            module = part.build()
+        except (TypeError, ValueError) as error:
+            problems.append(str(error))
+        else:
+            problems += part.problems(module)
+            modules.append(module)
+    backbone, head = modules[0] if modules else None, modules[1] if len(modules) > 1 else None
+    if isinstance(head, DINOHead) and backbone is not None and head.in_dim != backbone.num_features:
+        problems.append(f"mis-shaped: the head takes {head.in_dim} features, the backbone has {backbone.num_features}")
+    if problems or backbone is None:
+        raise ValueError(f"the file does not fit and nothing was loaded. {'; '.join(problems)}")
+    for part, module in zip(parts, modules, strict=True):
+        dtypes = {tensor.dtype for tensor in part.tensors.values()}
+        module.to(torch.float64 if torch.float64 in dtypes else torch.float32)
+        module.load_state_dict(part.tensors)
+        module.eval()
+    assert head is None or isinstance(head, DINOHead)
+    return backbone, head
+
+
+def _dino_parts(content: Mapping[str, Any], which: str, normalization: str | None) -> list[_Part]:
+    """DINO and iBOT, whole or the backbone alone."""
+    if "student" in content or "teacher" in content:
+        state = _network(content, which)
+    else:
+        state = content.get("state_dict", content)
+    backbone, head = _split(state, "head.")
+    backbone.pop("masked_embed", None)  # iBOT: stands for masked patches, in training only
+    head = {name: tensor for name, tensor in head.items() if not name.startswith("head.last_layer2.")}
+    parts = [_Part(lambda: backbone_of(backbone, "dino"), backbone)]
+    if head:
+        frozen = bool(getattr(content.get("args"), "norm_last_layer", False))
+        parts.append(_head(head, DINO_HEAD, normalization or "none", not frozen))
+    return parts
+
+
+def _msn_parts(content: Mapping[str, Any], which: str, normalization: str | None) -> list[_Part]:
+    """MSN: two encoders with projection heads, and prototypes that both share."""
+    backbone, head = _split(_network(content, {"student": "encoder", "teacher": "target_encoder"}[which]), "fc.")
+    parts = [_Part(lambda: backbone_of(backbone, "msn"), backbone)]
+    if head or "prototypes" in content:
+        if isinstance(content.get("prototypes"), Tensor):
+            head["prototypes"] = content["prototypes"].detach()
+        part = _head(head, MSN_HEAD, normalization or "l2", True)
+        if "prototypes" in head:
+            part.tensors["prototypes.weight_g"] = head["prototypes"].new_ones(len(head["prototypes"]), 1)
+        parts.append(part)
+    return parts
+
+
+def _own_parts(content: Mapping[str, Any], which: str, normalization: str | None) -> list[_Part]:
+    """A checkpoint of this project's training."""
+    config = content["config"]
+    backbone, head = _split(_network(content, which), "head.")
+    try:
+        model, settings = config["model"], config["head"]
+        normalization = normalization or settings["normalization"]
+        build, learn = _own_backbone(model), settings["learn_magnitudes"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"its config is not that of a run of vmflearn ({error!r})") from None
+    return [_Part(build, backbone), _head(head, OWN_HEAD, normalization, learn)]
+
+
+def _own_backbone(model: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    """The backbone of a run's settings; no pretrained weights are fetched, whatever the settings say."""
+    name, rule = model["backbone"], model.get("position_interpolation", "timm")
+    options = {key: value for key, value in model["options"].items() if key not in ("pretrained", "checkpoint_path")}
+    return lambda: create_backbone(name, position_interpolation=rule, **options)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """The settings beside an exported backbone, which shapes alone do not tell."""
+    beside = path.with_suffix(".json")
+    try:
+        about = json.loads(beside.read_text(encoding="utf-8"))
+        return {"backbone": about["backbone"], "options": dict(about["options"])} | about
+    except OSError:
+        raise ValueError(f"{beside.name}, which tells the architecture, is not beside it: copy both") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{beside.name} beside it does not tell the architecture ({error})") from None
+
+
+def _head(tensors: dict[str, Tensor], names: Mapping[str, str], normalization: str, learn: bool) -> _Part:
+    renamed = {}
+    for name, tensor in tensors.items():
+        prefix = next((theirs for theirs in names if name.startswith(theirs)), None)
+        renamed[name if prefix is None else names[prefix] + name.removeprefix(prefix)] = tensor
+    part = _Part(lambda: head_of(renamed, normalization, learn_magnitudes=learn, in_file=part.in_file), renamed, names)
+    return part
+
+
+def _network(content: Mapping[str, Any], key: str) -> Any:
+    if key not in content:
+        raise ValueError(f"it has no {key!r}, only {some(content)}; ask for the other network with which")
+    return content[key]
+
+
+def _split(state: Any, head_prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of the backbone and of the head, without the wrappers' ``module.`` and ``backbone.``."""
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError(f"expected a state dict with tensors, found {type(state).__name__} without any")
+    others = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
+        raise ValueError(f"this is no state dict: {some(others)} are no tensors; it holds {some([*map(str, state)])}")
+    bare = [re.sub(r"^(module\.)*(backbone\.)?", "", name) for name in state]
+    tensors = dict(zip((SPELLINGS.get(name, name) for name in bare), state.values(), strict=True))
+    if len(tensors) < len(state):
+        twice = {name for name in bare if bare.count(name) > 1}
+        raise ValueError(f"names stand twice, with and without a prefix: {some(twice)}")
+    head = {name: tensor for name, tensor in tensors.items() if name.startswith(head_prefix)}
+    return {name: tensor for name, tensor in tensors.items() if name not in head}, head
