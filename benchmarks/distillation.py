@@ -74,6 +74,31 @@ def memory_table(sizes: Sizes, quick: bool) -> str:
     return markdown_table(head, rows)
 
 
+def unique_table(sizes: Sizes, quick: bool) -> str:
+    """Time and memory of counting unique prototypes, each case in a process of its own with two threads."""
+    rows = []
+    for kind, what in (("distinct", "random directions"), ("duplicates", "a thousand directions, many times over")):
+        command = [sys.executable, str(Path(__file__).with_name("unique_memory.py")), kind]
+        numbers = [str(sizes.components), str(sizes.dim)]
+        threads = os.environ | {"OMP_NUM_THREADS": "2"}
+        done = subprocess.run([*command, *numbers], check=True, capture_output=True, text=True, env=threads)
+        found = json.loads(done.stdout)
+        met = found["seconds"] < 60 and found["peak_mib"] < 1024
+        rows.append(
+            [
+                f"{sizes.components:,} x {sizes.dim}, {what}",
+                f"{found['unique']:,}",
+                f"{found['largest']:,}",
+                f"{found['seconds']:.3g} s",
+                f"{found['peak_mib']:.0f} MiB",
+                "" if quick else "< 60 s, < 1,024 MiB",
+                "" if quick else "met" if met else "**missed**",
+            ]
+        )
+    head = ["prototypes", "unique (cosine > 0.9)", "largest set", "wall time, two threads", "peak memory", "target", ""]
+    return markdown_table(head, rows)
+
+
 def share_table(sizes: Sizes, quick: bool) -> str:
     """What the normaliser costs of a whole training step."""
     normalizer, step = distillation_cases.normalizer_share(sizes)
@@ -110,6 +135,7 @@ def main(argv: list[str]) -> None:
             add(name, markdown_table(ROW_HEAD, [row.cells() for row in rows]))
         add("Memory", memory_table(sizes, settings.quick))
         add("Cost of the normaliser", share_table(sizes, settings.quick))
+    add("Unique prototypes", unique_table(sizes, settings.quick))  # outside: with both cores
 
     absent = "" if is_installed("lightly") else " lightly: not installed."
     head = (

@@ -83,3 +83,15 @@ def test_teacher_is_an_average_of_parameters_alone():
     update_teacher(teacher, student, 0.9)
     torch.testing.assert_close(teacher.weight.detach(), torch.full((3,), 0.9 * 1 + 0.1 * 5))
     assert torch.equal(teacher.running_mean, torch.zeros(3))
+
+
+def test_networks_of_different_shapes_are_named_and_left_alone():
+    teacher = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    before = copy.deepcopy(teacher.state_dict())
+    with pytest.raises(
+        ValueError, match=r"same parameters: 1.weight is \(2, 3\) in the teacher, \(5, 3\) in the student"
+    ):
+        update_teacher(teacher, nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5)), 0.5)
+    with pytest.raises(ValueError, match=r"1.weight is \(2, 3\) in the teacher, missing in the student"):
+        update_teacher(teacher, nn.Sequential(nn.Linear(4, 3)), 0.5)
+    assert all(torch.equal(before[name], now) for name, now in teacher.state_dict().items())

@@ -198,6 +198,7 @@ def test_an_image_that_gives_nan_is_named_and_the_weights_are_kept(tmp_path, mon
         ("model.backbone=vit_tinny_patch16_224", "model.backbone=vit_tinny_patch16_224"),
         ("model.options={no_such_option: 1}", "no_such_option"),
         ("views.local_size=12", "views.local_size=12 is not a multiple of the backbone's patch, 8"),
+        ("views.local_size=4", "views.local_size=4 is not a multiple of the backbone's patch, 8"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, override, words):

@@ -53,8 +53,27 @@ def drop_gradients(module: nn.Module) -> None:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Exponential moving average of the parameters: teacher <- m teacher + (1 - m) student. Buffers are left alone."""
+    """Exponential moving average of the parameters: teacher <- m teacher + (1 - m) student. Buffers are left alone.
+
+    Raises
+    ------
+    ValueError
+        If they are not two networks of one architecture; the teacher is as it was then.
+    """
     ours: list[Tensor] = list(teacher.parameters())
     theirs: list[Tensor] = list(student.parameters())
+    if [p.shape for p in ours] != [p.shape for p in theirs]:
+        raise ValueError(f"teacher and student must have the same parameters: {_unlike(teacher, student)}")
     torch._foreach_mul_(ours, momentum)
     torch._foreach_add_(ours, theirs, alpha=1 - momentum)
+
+
+def _unlike(teacher: nn.Module, student: nn.Module) -> str:
+    """The first parameters in which two networks differ, by name."""
+    slow, fast = ({n: tuple(p.shape) for n, p in network.named_parameters()} for network in (teacher, student))
+    found = [
+        f"{name} is {slow.get(name, 'missing')} in the teacher, {fast.get(name, 'missing')} in the student"
+        for name in {**slow, **fast}
+        if slow.get(name) != fast.get(name)
+    ]
+    return "; ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")

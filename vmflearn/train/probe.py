@@ -39,6 +39,11 @@ class KNNProbe:
             sources = open_images(str(config.data.root)), open_images(str(config.data.val_root))
             if not sources[0].class_names:
                 raise ConfigError(f"data.val_root asks for kNN, which needs class sub-folders in {config.data.root}")
+            if len(sources[0].class_names) < 2:
+                raise ConfigError(
+                    f"data.val_root asks for kNN, and {config.data.root} has one class, {sources[0].class_names[0]}: "
+                    "every answer would be right; leave data.val_root out, or give images of two classes or more"
+                )
             if sources[0].class_names != sources[1].class_names:
                 raise ConfigError(
                     f"data.val_root={config.data.val_root} must have the class folders of data.root={config.data.root}"
