@@ -35,6 +35,7 @@ KEPT = (
     "kappa_p5",
     "kappa_p50",
     "kappa_p95",
+    "components_used",
     "void_prototypes",
     "feature_rank",
 )
