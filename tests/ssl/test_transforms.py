@@ -9,7 +9,8 @@ from torchvision.transforms.v2 import functional as F
 
 from vmflearn.data.photos import load_photos
 from vmflearn.ssl import CropSpec, MultiCropTransform, dino_crops
-from vmflearn.ssl.photometric import IMAGENET_MEAN, IMAGENET_STD, gaussian_blur
+from vmflearn.ssl.crops import draw
+from vmflearn.ssl.photometric import IMAGENET_MEAN, IMAGENET_STD, gaussian_blur, photometric
 from vmflearn.ssl.transforms import crop_transform
 
 PHOTOS = load_photos("test").images[::49]  # one patch of each photograph
@@ -34,8 +35,9 @@ def test_views_have_the_sizes_and_types_of_the_recipe():
         assert all(type(view) is torch.Tensor and view.dtype == torch.float32 for view in views)
 
 
-def test_pil_images_and_tensors_give_the_same_views_to_a_few_levels():
-    transform = MultiCropTransform([CropSpec(48, (0.2, 1.0), blur=0.5, solarize=0.0, grey=0.3)])
+@pytest.mark.parametrize("size", [12, 48])
+def test_pil_images_and_tensors_give_the_same_views_to_a_few_levels(size):
+    transform = MultiCropTransform([CropSpec(size, (0.2, 1.0), blur=0.5, solarize=0.0, grey=0.3)])
     for seed, image in enumerate(PHOTOS.repeat(3, 1, 1, 1)):
         (of_tensor,) = seeded(transform, image, seed)
         (of_pil,) = seeded(transform, F.to_pil_image(image), seed)
@@ -64,6 +66,20 @@ def test_blur_is_that_of_pillow_to_a_level(sigma):
         single = CropSpec(64, (1.0, 1.0), blur=1.0, solarize=0.0, sigma=(sigma, sigma), jitter=0.0, grey=0.0)
         view = levels(seeded(crop_transform(single), image, 0))
         assert min((view - ours).abs().max(), (view - ours.flip(-1)).abs().max()) < 0.51  # rounded, perhaps flipped
+
+
+def test_jitter_in_8_bits_darkens_by_about_a_level():
+    spec = CropSpec(64, (1.0, 1.0), blur=0.0, solarize=0.0, grey=0.0)
+    draws = draw([spec], seed=0, epoch=0, indices=range(100), sizes=[(64, 64)] * 100)[0]
+    ours = levels(photometric(PHOTOS.repeat(10, 1, 1, 1) / 255, draws)).mean(dim=(1, 2, 3))
+    operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    gaps = []
+    for row in torch.nonzero(draws.jitter)[:, 0].tolist():
+        image = F.to_pil_image(PHOTOS[row % len(PHOTOS)])
+        for which in draws.order[row].tolist():
+            image = operations[which](image, draws.factors[row, which].item())
+        gaps.append(ours[row] - F.pil_to_tensor(image).float().mean())
+    assert 0.5 < torch.stack(gaps).mean() < 2
 
 
 def test_crops_smaller_than_the_blur():

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class MultiCropTransform:
     """Make all views of an image: a ``transform`` for any torchvision data set, in the workers of any loader.
 
-    Use it in a loader or a framework of your own, or for images whose views must be DINO's to the 8-bit level. Use
-    `vmflearn.ssl.multi_crop` for images that lie in one tensor: it does the same many times faster, on the device,
-    and its views depend on (seed, epoch, image, crop) alone, so that a run can be resumed exactly. Here they depend on
-    the state of torch's random numbers in the worker, which its loader seeds.
+    Use it with a loader or a framework of your own, on images of any sizes. Use `vmflearn.ssl.multi_crop` for images
+    that lie in one tensor: it makes all views of a batch at once, on the device, on one core of a CPU at twice the
+    speed (``benchmarks/results/views.md``), and its views depend on (seed, epoch, image, crop) alone, so that a run
+    can be resumed exactly. Here they depend on the state of torch's random numbers in the worker.
 
     Parameters
     ----------
