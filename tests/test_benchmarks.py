@@ -139,6 +139,28 @@ def test_distillation_runs_at_tiny_sizes(scripts, tmp_path):
     assert str(tmp_path) not in report
 
 
+def test_views_runs_at_tiny_sizes(scripts, tmp_path):
+    import views
+
+    views.main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "views.md").read_text(encoding="utf-8")
+    for name in ("## Speed", "## Fidelity", "| multi_crop |", "MultiCropTransform, Pillow images", "kornia"):
+        assert name in report
+    assert str(tmp_path) not in report
+
+
+def test_crops_are_judged_by_those_of_pillow(scripts):
+    import torch
+    import views
+
+    images = views.photographs(3, 40)
+    boxes = torch.tensor([[3, 5, 30, 21], [0, 0, 40, 40], [10, 2, 12, 12]])
+    made = torch.stack([views.pillow_crop(image, box.tolist(), 16) for image, box in zip(images, boxes, strict=True)])
+    assert views.crop_errors(images, made, boxes) == ["0.00", "0"]
+    unsmoothed = torch.nn.functional.interpolate(images[1:2].float(), 16, mode="bicubic")
+    assert float(views.crop_errors(images[1:2], unsmoothed, boxes[1:2])[0]) > 1
+
+
 def test_distillation_does_not_time_ways_that_differ(scripts, monkeypatch):
     import distillation
     import distillation_cases

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vmflearn.ssl.prototypes import Prototypes
     from vmflearn.ssl.published import load_published
     from vmflearn.ssl.sinkhorn import SinkhornKnopp
+    from vmflearn.ssl.transforms import MultiCropTransform
     from vmflearn.ssl.views import CropSpec, dino_crops, multi_crop
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LogitCentering",
     "Monitor",
     "MultiCropNetwork",
+    "MultiCropTransform",
     "ProbabilityCentering",
     "Prototypes",
     "SinkhornKnopp",
@@ -56,6 +58,7 @@ _MODULES = {
     "LogitCentering": "centering",
     "Monitor": "collapse",
     "MultiCropNetwork": "methods",
+    "MultiCropTransform": "transforms",
     "ProbabilityCentering": "centering",
     "Prototypes": "prototypes",
     "SinkhornKnopp": "sinkhorn",

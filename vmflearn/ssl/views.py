@@ -3,7 +3,11 @@
 `multi_crop` turns a batch of images of one size into its crops, on the device of the images. Images of different sizes
 are cut one by one in the workers of a loader (`draw`, `crop_image`), and their colours changed in batches
 (`photometric`) wherever that is fastest: the random choices of `draw` depend on nothing but (seed, epoch, image,
-crop), and all but the boxes can be drawn again anywhere without knowing the image's size.
+crop), and all but the boxes can be drawn again anywhere without knowing the image's size. For a loader of your own,
+`vmflearn.ssl.MultiCropTransform` draws from the same distribution, an image at a time.
+
+Kornia's batched augmentations are not used: no faster on the CPU, they cut crops without antialiasing and jitter the
+whole batch in one order (``benchmarks/results/views.md``).
 """
 
 from collections.abc import Sequence
