@@ -30,6 +30,7 @@ def main() -> int:
     )
     parser.add_argument("--config", type=Path, help="a YAML file, see scripts/configs (default: the built-in settings)")
     parser.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/NAME of the configuration)")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="trace N steps into RUN_DIR/profile")
     plan = parser.add_argument_group("dry run")
     plan.add_argument("--dry-run", action="store_true", help="count what the run takes, and train nothing")
     plan.add_argument("--images", type=int, help="size of the training set, in place of counting it")
@@ -47,7 +48,7 @@ def main() -> int:
             return _dry_run(known, overrides)
         config = load_config(known.config, overrides)
         _join_processes(config.run.device)
-        result = pretrain(config, known.run_dir or Path("runs") / config.name)
+        result = pretrain(config, known.run_dir or Path("runs") / config.name, profile=known.profile)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal
