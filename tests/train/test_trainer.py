@@ -94,6 +94,15 @@ def test_a_profile_changes_nothing_but_the_folder(finished, tmp_path):
     assert (tmp_path / "profile" / "process-0.json").stat().st_size > 1000
 
 
+def test_a_run_with_subsets_of_stochastic_depth_is_reproducible_and_its_own(finished, tmp_path):
+    subset = tiny("model.drop_path=0.2", "model.stochastic_depth=subset", "model.options.depth=2", "run.max_steps=2")
+    one, two = (trainer.pretrain(subset, tmp_path / name, quiet=True) for name in "ab")
+    assert lines(one.run_dir) == lines(two.run_dir)
+    assert math.isfinite(one.metrics["loss"])
+    with pytest.raises(ConfigError, match=r"model.backbone=resnet18.*plain blocks"):
+        build_model(tiny("model.stochastic_depth=subset", "model.backbone=resnet18", "model.options={}"))
+
+
 def test_timm_loads_the_export_with_equal_features(finished):
     about = json.loads((finished.run_dir / "backbone.json").read_text())
     path = str(finished.run_dir / "backbone.safetensors")

@@ -36,7 +36,15 @@ from vmflearn.train.state import DTYPES, State
 from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
 from vmflearn.train.timing import Speedometer
 
-FREE_TO_CHANGE = {"data.workers", "data.root", "data.val_root", "run.device", "run.save_every", "run.max_steps"}
+FREE_TO_CHANGE = {
+    "data.workers",
+    "data.root",
+    "data.val_root",
+    "run.device",
+    "run.compile",
+    "run.save_every",
+    "run.max_steps",
+}
 """Settings that a resumed run may change: they say where and how to run, and (the same number of) images may move."""
 
 
