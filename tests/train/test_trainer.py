@@ -103,6 +103,12 @@ def test_a_run_with_subsets_of_stochastic_depth_is_reproducible_and_its_own(fini
         build_model(tiny("model.stochastic_depth=subset", "model.backbone=resnet18", "model.options={}"))
 
 
+def test_a_network_without_blocks_cannot_be_compiled(tmp_path):
+    resnet = tiny("model.backbone=resnet18", "model.options={}", "run.compile=true")
+    with pytest.raises(ConfigError, match=r"run.compile=true: only the blocks of Vision Transformers.*got ResNet"):
+        trainer.pretrain(resnet, tmp_path, quiet=True)
+
+
 def test_timm_loads_the_export_with_equal_features(finished):
     about = json.loads((finished.run_dir / "backbone.json").read_text())
     path = str(finished.run_dir / "backbone.safetensors")

@@ -84,8 +84,11 @@ class State:
             self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
             self.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
         if config.run.compile:
-            compile_blocks(self.student.backbone)
-            compile_blocks(self.teacher.backbone)
+            try:
+                compile_blocks(self.student.backbone)
+                compile_blocks(self.teacher.backbone)
+            except ValueError as error:
+                raise ConfigError(f"run.compile=true: {error}") from None
         self.centering = _centering(config).to(device, DTYPES[config.run.precision])
         self.optimizer = make_optimizer(self.student, decay_magnitudes=config.optimizer.decay_magnitudes)
         self.monitor = Monitor(config.head.out_dim)
