@@ -137,8 +137,8 @@ def assert_equal_steps(ways: dict[str, Way], crops: list[Tensor], reference: Way
         gap = max(abs(a / b - 1) for a, b in zip(found, wanted, strict=True))
         assert gap < TOLERANCE, f"{name}: the loss differs by {gap:.2g}"
         for ours, theirs in ((way.student, reference.student), (way.teacher, reference.teacher)):
-            moved = torch.cat([(a - b).flatten() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)])
-            gap = float(moved.norm() / torch.cat([p.detach().flatten() for p in theirs.parameters()]).norm())
+            a, b = (torch.cat([p.detach().flatten() for p in of.parameters()]) for of in (ours, theirs))
+            gap = float((a - b).norm() / b.norm())
             assert gap < TOLERANCE, f"{name}: parameters differ by {gap:.2g}"
 
 
