@@ -61,6 +61,7 @@ bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sphere.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distillation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/views.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/pretrain.py
 
 clean:
 	rm -rf book/_build book/release build dist

@@ -5,6 +5,12 @@
         --data.root /data/imagenet/train --data.val_root /data/imagenet/val
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 scripts/pretrain.py ...
 
+``--dry-run`` counts parameters, operations, memory and steps, and trains nothing; with ``--throughput`` or ``--mfu`` it
+says how long the run takes, and with ``--images`` it needs no data:
+
+    python scripts/pretrain.py --config scripts/configs/imagenet_vit_small16_dino_vmf.yaml --dry-run \
+        --images 1281167 --devices 8 --throughput 8000
+
 Any setting of the configuration can be given as ``--section.key=value``. The same command continues a run that was
 stopped or killed. Ctrl-C saves and exits with 130.
 """
@@ -24,15 +30,25 @@ def main() -> int:
     )
     parser.add_argument("--config", type=Path, help="a YAML file, see scripts/configs (default: the built-in settings)")
     parser.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/NAME of the configuration)")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="trace N steps into RUN_DIR/profile")
+    plan = parser.add_argument_group("dry run")
+    plan.add_argument("--dry-run", action="store_true", help="count what the run takes, and train nothing")
+    plan.add_argument("--images", type=int, help="size of the training set, in place of counting it")
+    plan.add_argument("--devices", type=int, default=int(os.environ.get("WORLD_SIZE", "1")), help="default: 1")
+    plan.add_argument("--throughput", type=float, help="images a second of all devices together")
+    plan.add_argument("--mfu", type=float, help="in its place: expected share of the matrix rate, measured here")
     known, rest = parser.parse_known_args()
 
     from vmflearn.train import CheckpointError, ConfigError, Interrupted, TrainingError, load_config, pretrain
     from vmflearn.train.loader import DataError
 
     try:
-        config = load_config(known.config, _overrides(rest))
+        overrides = _overrides(rest)
+        if known.dry_run:
+            return _dry_run(known, overrides)
+        config = load_config(known.config, overrides)
         _join_processes(config.run.device)
-        result = pretrain(config, known.run_dir or Path("runs") / config.name)
+        result = pretrain(config, known.run_dir or Path("runs") / config.name, profile=known.profile)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal
@@ -52,6 +68,20 @@ def main() -> int:
             + (f"; kNN top-1 {accuracy:.3f}" if accuracy is not None else "")
             + f"; backbone, metrics and checkpoints are in {result.run_dir}"
         )
+    return 0
+
+
+def _dry_run(known: argparse.Namespace, overrides: list[str]) -> int:
+    """Print what the run would take."""
+    from vmflearn.train import load_config
+    from vmflearn.train.plan import describe, make_plan
+
+    if known.images is not None:
+        overrides = ["data.root=not-needed", *overrides]  # a recipe leaves it to the command line, and none is read
+    config = load_config(known.config, overrides)
+    plan = make_plan(config, images=known.images, devices=known.devices, throughput=known.throughput, mfu=known.mfu)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(describe(plan))
     return 0
 
 

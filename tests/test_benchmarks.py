@@ -168,3 +168,34 @@ def test_distillation_does_not_time_ways_that_differ(scripts, monkeypatch):
     monkeypatch.setattr(distillation_cases, "pairwise_loss", lambda s, q: -(q[0] * s[1].log_softmax(-1)).sum(-1).mean())
     with pytest.raises(AssertionError, match="pair by pair differs by"):
         distillation_cases.measure_last_layer(distillation.QUICK)
+
+
+def test_pretrain_runs_at_tiny_sizes(scripts, tmp_path):
+    import pretrain
+
+    pretrain.main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "pretrain.md").read_text(encoding="utf-8")
+    for name in (
+        "## One step, and what each saving gives",
+        "DINO's step, longhand",
+        "## Stochastic depth",
+        "## After the backward pass",
+        "## Two processes",
+        "## Projection to many GPUs (arithmetic, not a measurement)",
+        "## Not measured yet",
+    ):
+        assert name in report
+    assert str(tmp_path) not in report
+
+
+def test_pretrain_does_not_time_steps_that_differ(scripts, monkeypatch):
+    import dataclasses
+
+    import pretrain
+    import pretrain_cases
+
+    other = dataclasses.replace(pretrain_cases.SETTINGS, teacher_temp=0.05)
+    ours = pretrain_cases.training_step
+    monkeypatch.setattr(pretrain_cases, "training_step", lambda *args: ours(*args[:-1], other))
+    with pytest.raises(AssertionError, match="longhand: the loss differs by"):
+        pretrain_cases.measure_steps(pretrain.QUICK)

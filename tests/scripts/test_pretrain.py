@@ -244,3 +244,16 @@ def test_the_imagenet_configuration_takes_two_steps_at_full_size(tmp_path):
     assert code == 0, err
     assert "44.0 M parameters" in out  # 21.7 M in the backbone, 22.4 M in the head with 65,536 prototypes
     assert (tmp_path / "run" / "backbone.safetensors").stat().st_size > 80e6
+
+
+def test_dry_run_says_what_a_run_takes_without_data_and_leaves_nothing(tmp_path):
+    imagenet = ROOT / "scripts" / "configs" / "imagenet_vit_small16_dino_vmf.yaml"
+    speed = ["--images", 1281167, "--devices", 8, "--throughput", 8000]
+    code, out, err = run("--config", imagenet, "--dry-run", *speed, "--views.n_local=2", cwd=tmp_path)
+    assert code == 0, err
+    for words in ("21,665,664", "22,352,128", "1,281,167", "1,251", "1,000,800", "35.58", "284.7"):
+        assert words in out
+    assert list(tmp_path.iterdir()) == []
+    code, out, err = run("--config", imagenet, "--dry-run", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "data.root" in err

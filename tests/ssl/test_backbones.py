@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from vmflearn.ssl.backbones import attention_maps, create_backbone, evaluation_mode
+from vmflearn.ssl.backbones import attention_maps, compile_blocks, create_backbone, evaluation_mode
 
 SMALL = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
 
@@ -130,3 +130,31 @@ def test_evaluation_mode_leaves_every_part_as_it_was():
         failing()
     assert [part.training for part in network.modules()] == [True, False, True, True]
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.slow
+def test_compiled_blocks_share_programs_and_compute_the_same():
+    """Ten blocks with ten rates of stochastic depth, two resolutions, with and without gradients: three programs."""
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    torch.manual_seed(0)
+    options = {"img_size": 32, "patch_size": 8, "depth": 10, "embed_dim": 16, "num_heads": 2, "drop_path_rate": 0.3}
+    networks = [create_backbone("vit_tiny_patch16_224", **options) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    compile_blocks(networks[1])
+    assert list(networks[0].state_dict()) == list(networks[1].state_dict())
+    large, small, found = torch.randn(4, 3, 32, 32), torch.randn(9, 3, 16, 16), []
+    with dynamo.config.patch(error_on_recompile=False, fail_on_recompile_limit_hit=True):
+        for network in networks:
+            torch.manual_seed(1)  # stochastic depth draws outside of what is compiled
+            loss = network(large).square().mean() + network(small).sin().mean()
+            loss.backward()
+            with torch.no_grad():
+                found.append((loss.detach(), network(large), [p.grad for p in network.parameters()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_only_transformers_have_blocks_to_compile():
+    with pytest.raises(ValueError, match="got ResNet"):
+        compile_blocks(create_backbone("resnet18"))

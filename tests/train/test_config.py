@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vmflearn.train.checkpoint import differences
 from vmflearn.train.config import Config, ConfigError, load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "scripts" / "configs").glob("*.yaml"))
@@ -17,14 +18,78 @@ def test_defaults_pass_and_survive_yaml(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_shipped_configurations_load(path):
-    overrides = ["data.root=somewhere"] if "imagenet" in path.stem else []
+    overrides = ["data.root=somewhere"]  # which a recipe for a folder leaves to its user
     config = load_config(path, overrides)
     assert config.name in (path.stem, "photos")
 
 
+PAIRS = (
+    "imagenet_vit_small16",
+    "imagenet_vit_base16",
+    "imagenet_vit_small8",
+    "imagenette_vit_small16",
+    "cifar10_vit_tiny",
+)
+
+
+def shipped(name):
+    (path,) = [path for path in CONFIGS if path.stem == name]
+    return load_config(path, ["data.root=somewhere"])
+
+
 def test_shipped_configurations_are_all_here():
     names = {path.stem for path in CONFIGS}
-    assert {f"imagenet_vit_{size}16_{method}" for size in ("small", "base") for method in ("dino", "dino_vmf")} <= names
+    assert {f"{pair}_{method}" for pair in PAIRS for method in ("dino", "dino_vmf")} <= names
+    assert {"imagenet_vit_small16_ablation", "cifar10_ablation", "photos_ablation"} <= names
+    assert len(names) == 2 * len(PAIRS) + 4
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_dino_and_dino_vmf_differ_in_what_is_stated_and_nothing_else(pair):
+    """The method: normaliser and centring. On ImageNet also what the paper states otherwise than DINO's arguments."""
+    dino, vmf = shipped(f"{pair}_dino"), shipped(f"{pair}_dino_vmf")
+    stated = {
+        f"name: {pair}_dino -> {pair}_dino_vmf",
+        f"head.normalization: {'l2' if 'base' in pair else 'none'} -> vmf",
+        "teacher.centering: logit -> probability",
+    }
+    if pair == "imagenet_vit_small16":
+        stated |= {"teacher.temp_warmup_epochs: 30 -> 50"}
+    if pair == "imagenet_vit_base16":
+        stated |= {
+            "head.learn_magnitudes: False -> True",
+            "teacher.temp_warmup_epochs: 50 -> 30",
+            "optimizer.batch_size: 1024 -> 512",
+        }
+    assert set(differences(dino.to_dict(), vmf.to_dict())) == stated
+
+
+def test_the_ablation_on_imagenet_is_the_recipe_at_100_epochs():
+    ablation, recipe = shipped("imagenet_vit_small16_ablation"), shipped("imagenet_vit_small16_dino_vmf")
+    assert differences(recipe.to_dict(), ablation.to_dict()) == [
+        "name: imagenet_vit_small16_dino_vmf -> imagenet_vit_small16_ablation",
+        "run.epochs: 800 -> 100",
+    ]
+
+
+def test_lengths_and_patches_of_the_paper():
+    for name, epochs, patch in (("small16", 800, 16), ("base16", 400, 16), ("small8", 40, 8)):
+        for method in ("dino", "dino_vmf"):
+            config = shipped(f"imagenet_vit_{name}_{method}")
+            assert config.run.epochs == epochs
+            assert f"patch{patch}_" in config.model.backbone
+            assert config.head.out_dim == 65536
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_recipe_says_where_its_values_come_from(path):
+    """Or points to the one that it departs from; and no setting stands in it twice."""
+    text = path.read_text(encoding="utf-8")
+    assert "Source" in text or path.stem == "photos_vit_tiny_dino_vmf"
+    marks = {mark for mark in ("(D)", "(P)", "(S)", "(V)") if mark in text}
+    head = text[: text.index("name:")]
+    assert all(mark in head for mark in marks)
+    assert f"configs/{path.name}" in head or path.stem == "photos_vit_tiny_dino_vmf"
 
 
 def test_overrides_win_and_keep_types(tmp_path):

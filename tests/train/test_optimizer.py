@@ -63,6 +63,38 @@ def test_each_tensor_is_clipped_on_its_own(head):
     assert max(float(p.grad.norm()) for p in head.parameters()) > 1.9
 
 
+def test_clipping_all_tensors_together_changes_no_bit(head):
+    torch.manual_seed(1)
+    for i, parameter in enumerate(head.parameters()):
+        parameter.grad = torch.randn_like(parameter) * 10.0 ** (i - 4) if i != 2 else None
+    expected = []
+    for parameter in head.parameters():
+        if parameter.grad is not None:
+            scale = (0.3 / (parameter.grad.norm() + 1e-6)).clamp(max=1.0)
+            expected.append(parameter.grad * scale)
+    clip_each(head.parameters(), 0.3)
+    found = [p.grad for p in head.parameters() if p.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    clip_each([nn.Parameter(torch.ones(1))], 0.3)  # nothing to clip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_fused_step_on_the_gpu_is_that_of_the_cpu(head):
+    device = copy.deepcopy(head).cuda()
+    networks = [(head, make_optimizer(head)), (device, make_optimizer(device))]
+    assert [optimizer.defaults["fused"] for _, optimizer in networks] == [None, True]
+    for _ in range(5):
+        gradients = [torch.randn_like(p) for p in head.parameters()]
+        for network, optimizer in networks:
+            set_schedule(optimizer, lr=0.01, weight_decay=0.3)
+            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                parameter.grad = gradient.to(parameter.device)
+            optimizer.step()
+    for ours, reference in zip(device.parameters(), head.parameters(), strict=True):
+        torch.testing.assert_close(ours.cpu(), reference, rtol=1e-5, atol=1e-6)
+
+
 def test_dropped_gradients_leave_the_prototypes_alone(head):
     optimizer = make_optimizer(head)
     set_schedule(optimizer, lr=0.01, weight_decay=0.3)

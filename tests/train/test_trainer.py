@@ -75,6 +75,40 @@ def test_a_run_folder_holds_what_it_should(finished):
     assert {"torch", "threads", "git_commit"} <= set(json.loads((finished.run_dir / "environment.json").read_text()))
 
 
+def test_timing_says_where_the_time_went(finished):
+    timing = read_metrics(finished.run_dir / "timing.jsonl")
+    assert [line["step"] for line in timing] == list(range(1, finished.steps + 1))
+    for line in timing:
+        assert line["data"] + line["forward_backward"] + line["rest"] == pytest.approx(1)
+        assert min(line["data"], line["forward_backward"], line["rest"]) > 0
+        assert line["images_per_second"] * line["seconds"] == pytest.approx(512)
+        assert 0 < line["mfu"] < 1
+        assert line["memory_gib"] > 0
+    assert not {"mfu", "data", "seconds"} & set(finished.metrics)
+
+
+def test_a_profile_changes_nothing_but_the_folder(finished, tmp_path):
+    result = trainer.pretrain(tiny("model.drop_path=0.2"), tmp_path, quiet=True, profile=2)
+    assert lines(tmp_path) == lines(finished.run_dir)
+    assert result.steps == finished.steps
+    assert (tmp_path / "profile" / "process-0.json").stat().st_size > 1000
+
+
+def test_a_run_with_subsets_of_stochastic_depth_is_reproducible_and_its_own(finished, tmp_path):
+    subset = tiny("model.drop_path=0.2", "model.stochastic_depth=subset", "model.options.depth=2", "run.max_steps=2")
+    one, two = (trainer.pretrain(subset, tmp_path / name, quiet=True) for name in "ab")
+    assert lines(one.run_dir) == lines(two.run_dir)
+    assert math.isfinite(one.metrics["loss"])
+    with pytest.raises(ConfigError, match=r"model.backbone=resnet18.*plain blocks"):
+        build_model(tiny("model.stochastic_depth=subset", "model.backbone=resnet18", "model.options={}"))
+
+
+def test_a_network_without_blocks_cannot_be_compiled(tmp_path):
+    resnet = tiny("model.backbone=resnet18", "model.options={}", "run.compile=true")
+    with pytest.raises(ConfigError, match=r"run.compile=true: only the blocks of Vision Transformers.*got ResNet"):
+        trainer.pretrain(resnet, tmp_path, quiet=True)
+
+
 def test_timm_loads_the_export_with_equal_features(finished):
     about = json.loads((finished.run_dir / "backbone.json").read_text())
     path = str(finished.run_dir / "backbone.safetensors")

@@ -75,6 +75,25 @@ def create_backbone(
     return backbone
 
 
+def compile_blocks(backbone: nn.Module) -> None:
+    """Let torch compile attention, MLP and norms of a Vision Transformer's blocks, in place; the state dict stays.
+
+    Not the blocks themselves: stochastic depth has another rate in each of them, every rate would be a program of its
+    own, and torch gives up after eight. This way all blocks share one program for each resolution.
+
+    Raises
+    ------
+    ValueError
+        If the backbone is no Vision Transformer.
+    """
+    blocks = getattr(backbone, "blocks", None)
+    if blocks is None:
+        raise ValueError(f"only the blocks of Vision Transformers are compiled, got {type(backbone).__name__}")
+    for block in cast(Any, blocks):
+        for part in (block.norm1, block.attn, block.norm2, block.mlp):
+            part.compile(dynamic=False)
+
+
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Within the block the module is in evaluation mode and no gradient is kept; then every part is as it was.

@@ -59,6 +59,8 @@ class ModelConfig:
     backbone: str = "vit_small_patch16_224"
     options: dict[str, Any] = field(default_factory=dict)
     drop_path: float = 0.1
+    stochastic_depth: Literal["sample", "subset"] = "sample"
+    """``sample``: drawn for each sample, and all are computed. ``subset``: a share is dropped, and not computed."""
     position_interpolation: Literal["timm", "dino", "msn"] = "timm"
     """How positional embeddings come to the grid of the local crops: timm's way, or as the published code does it."""
 
@@ -122,6 +124,8 @@ class RunConfig:
     """Stop after this many steps, whatever the epochs say (0: never). The schedules keep the length of ``epochs``."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     device: str = "auto"
+    compile: bool = False
+    """Compile attention, MLP and norms of the backbone's blocks; it takes minutes, and pays on GPUs if anywhere."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl; the last step of an epoch always has one."""
     save_every: int = 1

@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from vmflearn import distributed
-from vmflearn.ssl.backbones import create_backbone
+from vmflearn.ssl.backbones import compile_blocks, create_backbone
 from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
 from vmflearn.ssl.collapse import Monitor
 from vmflearn.ssl.heads import DINOHead
 from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
+from vmflearn.ssl.stochastic_depth import SubsetBlock
 from vmflearn.ssl.views import dino_crops
 from vmflearn.train.checkpoint import CheckpointError
 from vmflearn.train.config import Config, ConfigError
@@ -34,6 +35,8 @@ def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
             position_interpolation=config.model.position_interpolation,
             **config.model.options,
         )
+        if config.model.stochastic_depth == "subset":
+            SubsetBlock.adopt(backbone)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.backbone={config.model.backbone}, model.options: {error}") from None
     features = backbone.num_features
@@ -80,6 +83,12 @@ class State:
         if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
             self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
             self.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
+        if config.run.compile:
+            try:
+                compile_blocks(self.student.backbone)
+                compile_blocks(self.teacher.backbone)
+            except ValueError as error:
+                raise ConfigError(f"run.compile=true: {error}") from None
         self.centering = _centering(config).to(device, DTYPES[config.run.precision])
         self.optimizer = make_optimizer(self.student, decay_magnitudes=config.optimizer.decay_magnitudes)
         self.monitor = Monitor(config.head.out_dim)

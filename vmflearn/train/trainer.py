@@ -26,14 +26,25 @@ from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.ssl.prototype_use import unique_prototypes
 from vmflearn.train.checkpoint import CheckpointError, differences, load_newest, save_checkpoint
 from vmflearn.train.config import Config, ConfigError
+from vmflearn.train.cost import crop_sizes
 from vmflearn.train.loader import FolderLoader
+from vmflearn.train.profiling import profiled
 from vmflearn.train.records import Records, announcer, read_metrics
 from vmflearn.train.run_folder import export_backbone, write_preamble
 from vmflearn.train.schedules import cosine, teacher_temperature
 from vmflearn.train.state import DTYPES, State
 from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
+from vmflearn.train.timing import Speedometer
 
-FREE_TO_CHANGE = {"data.workers", "data.root", "data.val_root", "run.device", "run.save_every", "run.max_steps"}
+FREE_TO_CHANGE = {
+    "data.workers",
+    "data.root",
+    "data.val_root",
+    "run.device",
+    "run.compile",
+    "run.save_every",
+    "run.max_steps",
+}
 """Settings that a resumed run may change: they say where and how to run, and (the same number of) images may move."""
 
 
@@ -54,7 +65,7 @@ class RunResult:
     metrics: dict[str, Any]
 
 
-def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> RunResult:
+def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False, profile: int = 0) -> RunResult:
     """Pretrain, or go on with a run that was stopped, or return at once if it is finished.
 
     Parameters
@@ -65,6 +76,8 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> Run
         checkpoints/ and, at the end, the teacher's backbone.safetensors with backbone.json.
     quiet : bool
         Say nothing.
+    profile : int
+        Trace this many steps on each process, soon after the start, into ``profile/`` of the run folder (0: none).
 
     Raises
     ------
@@ -95,14 +108,14 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False) -> Run
                 _say_start(config, state, say)
             else:
                 say(f"continuing {run_dir} at step {state.step} of {state.last}")
-            _train(config, state, run_dir, stop, quiet)
+            _train(config, state, run_dir, stop, quiet, profile)
         if distributed.rank() == 0:
             export_backbone(config, state.teacher, run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     return RunResult(run_dir, state.step, metrics[-1] if metrics else {})
 
 
-def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], quiet: bool) -> None:
+def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], quiet: bool, profile: int) -> None:
     """The loop; everything above and below serves it."""
     student, teacher, run = state.student, state.teacher, config.run
     embedding: nn.Module = _Embedding(student)
@@ -112,9 +125,15 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
         )
     records = Records(run_dir, state.step, state.last, active=distributed.rank() == 0)
     told: set[str] = set()
-    since, images = time.perf_counter(), 0
+    speed, images = Speedometer(student, crop_sizes(config), state.device, run.precision), 0
+    speed.clock.watch(state.optimizer)
+    if not quiet:
+        records.say(str(speed))
+    batches = speed.clock.steps(state.loader(state.step, state.last))
+    if profile:
+        batches = profiled(batches, run_dir, profile, state.device, records.say if not quiet else lambda text: None)
     try:
-        for crops, indices in state.loader(state.step, state.last):
+        for crops, indices in batches:
             step, epoch = state.step, state.step // state.steps_per_epoch
             torch.manual_seed((config.seed * 2**31 + step) * 2**16 + distributed.rank() & 2**63 - 1)  # for drop path
             settings = step_settings(config, step, state.steps_per_epoch)
@@ -151,8 +170,7 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
                     "momentum": settings.momentum,
                     "teacher_temp": settings.teacher_temp,
                 }
-                now = time.perf_counter()
-                timing = {"images_per_second": images / (now - since), "seconds": now - since}
+                timing, now = speed.read(images), time.perf_counter()
                 due = run.knn_every and epoch_ends and epochs_done % run.knn_every == 0
                 if run_ends or due:
                     metrics |= _prototype_use(teacher)
@@ -164,12 +182,13 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
                 findings = state.monitor.findings()
                 if findings:
                     metrics["findings"] = [finding.name for finding in findings]
-                since, images = time.perf_counter(), 0
                 records.write(metrics, timing, show=not quiet and (epoch_ends or run_ends))
                 for finding in findings:
                     if finding.name not in told and not quiet:
                         records.say(f"step {state.step}: {finding}")
                     told.add(finding.name)
+                images = 0
+                speed.clock.restart()
             records.advance()
             if isinstance(state.loader, FolderLoader):
                 while state.loader.news:

@@ -1,0 +1,244 @@
+"""What a training step costs, counted before anything runs: parameters, tokens, floating-point operations, memory.
+
+Operations are those of the matrix products, two for a multiplication and an addition. For a Vision Transformer they are
+written down: an image of P patches makes N = P + 1 tokens, every weight matrix W of a block meets each of them, and
+attention multiplies queries with keys and probabilities with values,
+
+    forward = 2 P |W_patch| + 2 N sum_W |W| + blocks 4 N^2 dim,        backward = 2 forward - 2 P |W_patch|
+
+since the gradient goes to both factors of every product, but not to the pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from vmflearn.ssl.backbones import evaluation_mode
+from vmflearn.ssl.methods import MultiCropNetwork
+from vmflearn.train.config import Config
+from vmflearn.train.state import DTYPES, build_model
+
+CHUNK = 4096
+"""Components that `prototype_loss` holds at a time."""
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating-point operations of one training step, for each image.
+
+    Attributes
+    ----------
+    student_forward, student_backward : float
+        Backbone, over all crops.
+    teacher : float
+        Backbone, over the two views that it sees.
+    head : float
+        Projection of both, forward and backward.
+    prototypes : float
+        Last layer of both, forward and backward.
+    repeated : float
+        What the step computes a second time, or beyond the last layer's own products, to save memory: probabilities
+        of attention and logits in the backward pass, targets taken through the prototypes. Not part of `total`.
+    """
+
+    student_forward: float
+    student_backward: float
+    teacher: float
+    head: float
+    prototypes: float
+    repeated: float
+
+    @property
+    def total(self) -> float:
+        """Operations that the mathematics asks for: what model FLOP utilisation (MFU) is counted with."""
+        return self.student_forward + self.student_backward + self.teacher + self.head + self.prototypes
+
+    @property
+    def executed(self) -> float:
+        """Operations that a device does: `total` and `repeated`."""
+        return self.total + self.repeated
+
+
+def crop_sizes(config: Config) -> list[int]:
+    """Sides of an image's crops in pixels, the teacher's two views first."""
+    return [config.views.global_size] * 2 + [config.views.local_size] * config.views.n_local
+
+
+def count_tokens(backbone: nn.Module, size: int) -> int | None:
+    """Tokens that a Vision Transformer makes of an image of ``size`` pixels; None for another network."""
+    vit: Any = backbone
+    if not hasattr(vit, "blocks") or not hasattr(vit, "patch_embed"):
+        return None
+    high, wide = vit.patch_embed.patch_size
+    return (size // high) * (size // wide) + vit.num_prefix_tokens
+
+
+def count_operations(network: MultiCropNetwork, sizes: Sequence[int]) -> Operations:
+    """Count the operations of a step of `training_step`, for each image of the batch.
+
+    Parameters
+    ----------
+    network : MultiCropNetwork
+        Student or teacher, on any device, "meta" too. Its random state and its buffers are left alone.
+    sizes : sequence of int
+        Sides of the crops in pixels, the teacher's two views first.
+
+    Returns
+    -------
+    Operations
+        For a Vision Transformer from the formula above. The forward pass of another network is counted by PyTorch,
+        and its backward pass taken for twice that.
+    """
+    costs = {size: _backbone_operations(network.backbone, size) for size in set(sizes)}
+    forward, backward, repeated = (sum(costs[size][i] for size in sizes) for i in range(3))
+    n_crops, matrices = len(sizes), [m for m in network.head.mlp if isinstance(m, nn.Linear)]
+    layer = 2.0 * network.prototypes.out_dim * network.prototypes.bottleneck_dim
+    return Operations(
+        student_forward=forward,
+        student_backward=backward,
+        teacher=sum(costs[size][0] for size in sizes[:2]),
+        head=2.0 * sum(m.weight.numel() for m in matrices) * (3 * n_crops + 2),
+        prototypes=layer * (3 * n_crops + 2),
+        # logits again; the two targets through the prototypes, forward, and into their gradient, backward
+        repeated=repeated + layer * (n_crops + 4),
+    )
+
+
+def _backbone_operations(backbone: nn.Module, size: int) -> tuple[float, float, float]:
+    """Forward, backward, and what fused attention repeats in the backward pass, for one image."""
+    tokens, vit = count_tokens(backbone, size), backbone
+    if tokens is None:
+        parameter = next(vit.parameters())
+        image = torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device)
+        with evaluation_mode(vit), FlopCounterMode(display=False) as counter:
+            vit(image)
+        return counter.get_total_flops(), 2.0 * counter.get_total_flops(), 0.0
+    blocks: Any = vit.blocks
+    patches = 2.0 * (tokens - vit.num_prefix_tokens) * vit.patch_embed.proj.weight.numel()  # type: ignore[union-attr, operator]
+    weights = sum(m.weight.numel() for m in blocks.modules() if isinstance(m, nn.Linear))
+    product = sum(2.0 * tokens**2 * block.attn.num_heads * block.attn.head_dim for block in blocks)
+    forward = patches + 2.0 * tokens * weights + 2 * product
+    fused = all(block.attn.fused_attn for block in blocks)
+    return forward, 2 * forward - patches, product if fused else 0.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one process holds at the height of a step.
+
+    Attributes
+    ----------
+    weights : int
+        Student, its gradients, AdamW's two moments, and the teacher.
+    activations : int
+        What the student's backbone and projection keep for the backward pass.
+    last_layer : int
+        Teacher's logits and targets, and the chunk of logits that `prototype_loss` works on.
+    crops : int
+    """
+
+    weights: int
+    activations: int
+    last_layer: int
+    crops: int
+
+    @property
+    def total(self) -> int:
+        """All of them; what kernels need beside them, and fragments of freed memory, come on top."""
+        return self.weights + self.activations + self.last_layer + self.crops
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a configuration costs.
+
+    Attributes
+    ----------
+    backbone, head : int
+        Parameters of the student, prototypes' among the head's.
+    trained : int
+        Parameters that learn.
+    student_tokens, teacher_tokens : int or None
+        Tokens an image, over its crops; None where the backbone has none.
+    operations : Operations
+        For each image.
+    memory : Memory
+        Of each process.
+    """
+
+    backbone: int
+    head: int
+    trained: int
+    student_tokens: int | None
+    teacher_tokens: int | None
+    operations: Operations
+    memory: Memory
+
+
+def count_cost(config: Config, processes: int = 1) -> Cost:
+    """Count what a configuration costs, without allocating the network or touching data.
+
+    Parameters
+    ----------
+    config : Config
+    processes : int
+        Among which a batch is divided.
+
+    Raises
+    ------
+    ConfigError
+        If the network cannot be built.
+    """
+    sizes = crop_sizes(config)
+    with torch.device("meta"):
+        network = build_model(config, drop_path=config.model.drop_path)
+    parameters = list(network.parameters())
+    tokens = [count_tokens(network.backbone, size) for size in sizes]
+    known = [n for n in tokens if n is not None]
+    operations = count_operations(network, sizes)
+    return Cost(
+        backbone=sum(p.numel() for p in network.backbone.parameters()),
+        head=sum(p.numel() for p in network.head.parameters()),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        student_tokens=sum(known) if known else None,
+        teacher_tokens=sum(known[:2]) if known else None,
+        operations=operations,
+        memory=_memory(config, network, sizes, -(-config.optimizer.batch_size // processes)),
+    )
+
+
+def _memory(config: Config, network: MultiCropNetwork, sizes: Sequence[int], batch: int) -> Memory:
+    item = DTYPES[config.run.precision].itemsize
+    parameters = list(network.parameters())
+    total, trained = (sum(p.numel() for p in some) for some in (parameters, [p for p in parameters if p.requires_grad]))
+    with FakeTensorMode(allow_non_fake_inputs=True):  # tensors that have shapes and no content
+        network.to_empty(device="cpu")
+        two, three = (_saved_bytes(config, network, sizes, n) for n in (2, 3))
+    rows, out_dim = (len(sizes) + 2) * batch, config.head.out_dim
+    return Memory(
+        weights=item * (2 * total + 3 * trained),
+        activations=(three - two) * batch,  # the difference leaves out what does not grow: weights in bfloat16
+        last_layer=item * (3 * 2 * batch * out_dim + rows * min(CHUNK, out_dim)),
+        crops=item * batch * sum(3 * size**2 for size in sizes),
+    )
+
+
+def _saved_bytes(config: Config, network: MultiCropNetwork, sizes: Sequence[int], batch: int) -> int:
+    """Bytes that autograd saves in the student's forward pass."""
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes(), tensor  # the tensor, so that its storage's name is not given again
+        return tensor
+
+    crops = [torch.empty(batch, 3, size, size, dtype=DTYPES[config.run.precision]) for size in sizes]
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bfloat16")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
+        network.embed(crops)
+    return sum(size for size, _ in kept.values())
