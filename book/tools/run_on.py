@@ -4,8 +4,8 @@
 
 Takes the bottleneck vectors that the shipped DINO-vMF model gives to eight global crops of every train patch, and
 trains 256 fresh prototypes on them for 1,500 steps, in each of the six settings of Table 1: teacher, student, EMA and
-centring as in pretraining, without the network. Writes book/results/run_on.json (settings and what was counted on the way) and
-book/models/run_on.pt (the teacher's prototypes at the end, in float16).
+centring as in pretraining, without the network. Writes book/results/run_on.json (settings, and what was counted on the
+way) and book/models/run_on.pt (the teacher's prototypes at the end, in float16).
 """
 
 from __future__ import annotations
