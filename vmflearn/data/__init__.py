@@ -1,4 +1,4 @@
-"""Data: the embedded photographs, folders, shards and named sets of images, and the real directional data of the book."""
+"""Data: the embedded photographs, images in folders, shards and named sets, and the book's real directional data."""
 
 import importlib
 

@@ -38,7 +38,9 @@ class NamedImages(ImageSource):
         return self._dataset[index][0]
 
 
-def open_named(name: str, root: str | Path | None = None, *, split: str = "train", download: bool = False) -> NamedImages:
+def open_named(
+    name: str, root: str | Path | None = None, *, split: str = "train", download: bool = False
+) -> NamedImages:
     """Open a data set by the name that timm gives it.
 
     Parameters

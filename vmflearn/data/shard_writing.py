@@ -109,9 +109,9 @@ def _claim(out: Path, plan: dict[str, Any]) -> bool:
         if found != plan:
             raise ValueError(f"{out} holds shards of other images or of another shard size; give an empty folder")
         return done.exists()
-    if any(out.iterdir()):
-        raise ValueError(f"{out} is not empty and holds no shards begun by this command; give an empty folder")
     temporary = out / f".{PLAN}"
+    if any(path != temporary for path in out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no shards begun by this command; give an empty folder")
     temporary.write_text(json.dumps(plan), encoding="utf-8")
     replace_atomically(temporary, begun)
     return False

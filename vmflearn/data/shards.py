@@ -8,8 +8,8 @@ A set of shards is a folder with
     manifest.json    names, counts and checksums of the shards, names of the classes
 
 so that an image is one seek and one read, and an epoch visits a million images in any order, as it would in a folder.
-``scripts/make_shards.py`` writes such a set. Tar files from elsewhere are indexed when they are first opened, by reading
-their headers; nothing needs to be streamed.
+``scripts/make_shards.py`` writes such a set. Tar files from elsewhere are indexed when they are first opened, by
+reading their headers; nothing needs to be streamed.
 """
 
 import json
@@ -105,7 +105,11 @@ def open_shards(root: str | Path) -> ShardImages:
         if manifest["format"] != FORMAT:
             raise ValueError(f"it says format {manifest['format']!r}, not {FORMAT!r}")
         index = np.load(root / INDEX, mmap_mode="r", allow_pickle=False)
-        if index.dtype != ENTRY or len(index) != manifest["images"] or zlib.crc32(index) != manifest["index_crc32"]:
+        if (
+            index.dtype != ENTRY
+            or len(index) != manifest["images"]
+            or zlib.crc32(index.tobytes()) != manifest["index_crc32"]
+        ):
             raise ValueError(f"{INDEX} is not the index that the manifest belongs to")
         unlisted = set(found) - {shard["name"] for shard in manifest["shards"]}
     except (OSError, KeyError, TypeError, ValueError, EOFError) as error:
@@ -178,7 +182,13 @@ def write_index(root: Path, entries: NDArray[np.void], manifest: dict[str, Any])
     temporary = root / f".{INDEX}.{os.getpid()}"
     with temporary.open("wb") as file:
         np.save(file, entries)
-    whole = {"format": FORMAT, "images": len(entries), "index_crc32": zlib.crc32(entries), "notes": [], **manifest}
+    whole = {
+        "format": FORMAT,
+        "images": len(entries),
+        "index_crc32": zlib.crc32(entries.tobytes()),
+        "notes": [],
+        **manifest,
+    }
     text = json.dumps(whole, indent=1, ensure_ascii=False)
     replace_atomically(temporary, root / INDEX)
     temporary.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vmflearn.ssl.crops import Draws
+from vmflearn.ssl.transfer import send
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -59,8 +60,8 @@ def _apply(operation: Callable[..., Tensor], images: Tensor, drew: Tensor, *para
     """Replace the images that drew an operation by its result, in place."""
     rows = torch.nonzero(drew).squeeze(1)
     if len(rows):
-        chosen = [parameter[rows].to(images.device) for parameter in parameters]
-        rows = rows.to(images.device)
+        chosen = [send(parameter[rows], images.device) for parameter in parameters]
+        rows = send(rows, images.device)
         images.index_copy_(0, rows, operation(images.index_select(0, rows), *chosen))
 
 
@@ -71,7 +72,8 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def _imagenet(images: Tensor) -> tuple[Tensor, Tensor]:
-    return images.new_tensor(IMAGENET_MEAN)[:, None, None], images.new_tensor(IMAGENET_STD)[:, None, None]
+    mean, std = (send(torch.tensor(x, dtype=images.dtype), images.device) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean[:, None, None], std[:, None, None]
 
 
 def luma(images: Tensor) -> Tensor:
@@ -119,7 +121,8 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     hue /= torch.where(chroma == 0, 1, chroma)  # a grey has no hue, and needs none: c = 0 leaves v
     hue += torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
     hue += 6 * factor[:, None, None]
-    distance = hue[:, None] - hue.new_tensor([3, 5, 1])[:, None, None]
+    opposite = send(torch.tensor([3, 5, 1], dtype=hue.dtype), hue.device)
+    distance = hue[:, None] - opposite[:, None, None]
     distance -= (distance / 6).round_().mul_(6)
     amount = distance.abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma[:, None])
     return torch.sub(value[:, None], amount, out=amount)

@@ -26,14 +26,21 @@ from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.ssl.prototype_use import unique_prototypes
 from vmflearn.train.checkpoint import CheckpointError, differences, load_newest, save_checkpoint
 from vmflearn.train.config import Config, ConfigError
-from vmflearn.train.loader import FolderLoader
 from vmflearn.train.records import Records, announcer, read_metrics
 from vmflearn.train.run_folder import export_backbone, write_preamble
 from vmflearn.train.schedules import cosine, teacher_temperature
 from vmflearn.train.state import DTYPES, State
 from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
 
-FREE_TO_CHANGE = {"data.workers", "data.root", "data.val_root", "run.device", "run.save_every", "run.max_steps"}
+FREE_TO_CHANGE = {
+    "data.workers",
+    "data.cache",
+    "data.root",
+    "data.val_root",
+    "run.device",
+    "run.save_every",
+    "run.max_steps",
+}
 """Settings that a resumed run may change: they say where and how to run, and (the same number of) images may move."""
 
 
@@ -171,10 +178,9 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
                         records.say(f"step {state.step}: {finding}")
                     told.add(finding.name)
             records.advance()
-            if isinstance(state.loader, FolderLoader):
-                while state.loader.news:
-                    news = state.loader.news.pop(0)
-                    records.say(news) if records.active else print(f"[process {distributed.rank()}] {news}", flush=True)
+            while state.loader.news:
+                news = state.loader.news.pop(0)
+                records.say(news) if records.active else print(f"[process {distributed.rank()}] {news}", flush=True)
             if run_ends or stopping or better or (epoch_ends and epochs_done % run.save_every == 0):
                 records.flush()
                 if distributed.rank() == 0:
