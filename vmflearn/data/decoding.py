@@ -85,7 +85,7 @@ class ImageSource(ABC):
             If it cannot be decoded.
         """
         pixels, _ = self.pixels(index)
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy())
 
     def pixels(self, index: int, max_side: int = 0) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Read an image as rows of pixels, made smaller if a side is longer than a cap.
@@ -104,7 +104,7 @@ class ImageSource(ABC):
         Returns
         -------
         pixels : ndarray
-            (height, width, 3) uint8, RGB.
+            (height, width, 3) uint8, RGB; not to be written to.
         size : (int, int)
             Height and width of the original.
 
@@ -124,7 +124,7 @@ class ImageSource(ABC):
                 height, width = (max(1, round(side * shrink)) for side in size)
                 image.draft(None, (2 * width, 2 * height))  # does nothing but to JPEG
                 small = Image.fromarray(_rgb(image)).resize((width, height), Image.Resampling.LANCZOS)
-                return np.array(small), size
+                return np.asarray(small), size
         except Exception as error:  # decoders raise what they please: OSError, SyntaxError, struct.error, ...
             raise UnreadableImage(self.path(index), str(error) or type(error).__name__) from error
 
@@ -141,4 +141,4 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -134,7 +134,8 @@ def crop_canvases(canvases: Tensor, draws: Draws, scale: Tensor, size: int) -> T
         return _crop_windows(canvases, start, end, draws.flip, size, torch.float16)
     boxes = torch.cat([start, end], dim=1).tolist()
     crops = [_crop_bytes(canvas, box, size) for canvas, box in zip(canvases, boxes, strict=True)]
-    return _flip(torch.stack(crops), draws.flip).float().div_(255)
+    flipped = [crop.flip(-1) if flip else crop for crop, flip in zip(crops, draws.flip.tolist(), strict=True)]
+    return torch.stack(flipped).float().div_(255)
 
 
 def _on_canvas(pixels: Tensor, scale: Tensor) -> Tensor:
@@ -143,10 +144,6 @@ def _on_canvas(pixels: Tensor, scale: Tensor) -> Tensor:
     In steps that are exact in float32, so that a box that ends with the image does not reach into the padding.
     """
     return (pixels * scale).mul_(256).round_().div_(256)
-
-
-def _flip(crops: Tensor, flip: Tensor) -> Tensor:
-    return torch.where(send(flip, crops.device)[:, None, None, None], crops.flip(-1), crops)
 
 
 def _crop_bytes(canvas: Tensor, box: list[float], size: int) -> Tensor:
@@ -181,6 +178,7 @@ def _crop_windows(canvases: Tensor, start: Tensor, end: Tensor, flip: Tensor, si
     windows = canvases.reshape(-1, 3)[places].permute(0, 3, 1, 2).to(dtype)
     rows = resampling_matrix(offset[:, 0], length[:, 0], n_rows, size).to(dtype)
     columns = resampling_matrix(offset[:, 1], length[:, 1], n_columns, size).to(dtype)
+    columns = torch.where(send(flip, canvases.device)[:, None, None], columns.flip(1), columns)
     crops = torch.bmm(windows.reshape(batch, 3 * n_rows, n_columns), columns.mT).view(batch, 3, n_rows, size)
     crops = torch.matmul(rows[:, None].expand(-1, 3, -1, -1), crops)
-    return _flip(crops, flip).float().div_(255).clamp_(0, 1)
+    return crops.float().div_(255).clamp_(0, 1)
