@@ -14,7 +14,7 @@ def scripts(monkeypatch):
     """Import the benchmark scripts as they import each other, and forget them afterwards."""
     monkeypatch.syspath_prepend(str(FOLDER))
     names = {path.stem for path in FOLDER.glob("*.py")}
-    assert {"accuracy", "sphere", "truth", "measure"} <= names
+    assert {"accuracy", "input_pipeline", "sphere", "truth", "measure"} <= names
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield
@@ -146,3 +146,14 @@ def test_distillation_does_not_time_ways_that_differ(scripts, monkeypatch):
     monkeypatch.setattr(distillation_cases, "pairwise_loss", lambda s, q: -(q[0] * s[1].log_softmax(-1)).sum(-1).mean())
     with pytest.raises(AssertionError, match="pair by pair differs by"):
         distillation_cases.measure_last_layer(distillation.QUICK)
+
+
+def test_the_input_pipeline_is_measured(scripts, tmp_path):
+    import input_pipeline
+
+    input_pipeline.main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "input_pipeline.md").read_text(encoding="utf-8")
+    assert "500 x 375 pixels" in report
+    assert report.count("recipe, image by image") == 3
+    assert "Command: `python benchmarks/input_pipeline.py --quick`." in report
+    assert str(tmp_path) not in report

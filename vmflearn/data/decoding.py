@@ -91,8 +91,9 @@ class ImageSource(ABC):
         """Read an image as rows of pixels, made smaller if a side is longer than a cap.
 
         Above the cap the longer side becomes ``max_side`` (antialiased Lanczos, the sharpest of the usual filters,
-        since a crop will be resampled once more); a JPEG file of more than twice that size is decoded at 1/2, 1/4 or
-        1/8 first, which takes a fraction of the time.
+        since a crop will be resampled once more); a JPEG file of more than four times that size is decoded at 1/2, 1/4
+        or 1/8 first, no smaller than twice the cap, which takes a fraction of the time. With a cap of 512, DINO's crops
+        of photographs differ from those of the originals by less than a level of 256 on average (tests measure it).
 
         Parameters
         ----------
