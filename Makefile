@@ -60,6 +60,7 @@ bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sphere.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distillation.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/input_pipeline.py
 
 clean:
 	rm -rf book/_build book/release build dist

@@ -26,6 +26,8 @@ __all__ = [
     "photometric",
 ]
 
+CPU_PASS = 2**21  # numbers in a photometric pass on a CPU: 8 MiB
+
 
 def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], seed: int, epoch: int) -> list[Tensor]:
     """Make all views of a batch.
@@ -58,7 +60,7 @@ def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], se
     sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
     draws = draw(crops, seed=seed, epoch=epoch, indices=torch.as_tensor(indices).cpu(), sizes=sizes)
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-    return _views(crops, draws, lambda drawn, size: crop_batch(values, drawn, size))
+    return _views(crops, draws, lambda drawn, size: crop_batch(values, drawn, size), images.device)
 
 
 def multi_crop_canvases(
@@ -98,15 +100,24 @@ def multi_crop_canvases(
     """
     draws = draw(crops, seed=seed, epoch=epoch, indices=indices, sizes=sizes)
     scale = shapes.double() / sizes
-    return _views(crops, draws, lambda drawn, size: crop_canvases(canvases, drawn, scale, size))
+    return _views(crops, draws, lambda drawn, size: crop_canvases(canvases, drawn, scale, size), canvases.device)
 
 
-def _views(crops: Sequence[CropSpec], draws: Sequence[Draws], cut: Callable[[Draws, int], Tensor]) -> list[Tensor]:
-    """Cut every crop and change its colours; crops of one size share their photometric pass."""
+def _views(
+    crops: Sequence[CropSpec], draws: Sequence[Draws], cut: Callable[[Draws, int], Tensor], device: torch.device
+) -> list[Tensor]:
+    """Cut every crop and change its colours.
+
+    Crops of one size share their photometric pass: fewer calls. On a CPU only as many as stay near its caches.
+    """
     views: dict[int, Tensor] = {}
     for size in dict.fromkeys(spec.size for spec in crops):
         which = [i for i, spec in enumerate(crops) if spec.size == size]
-        together = torch.cat([cut(draws[i], size) for i in which])
-        coloured = photometric(together, Draws.cat([draws[i] for i in which]))
-        views |= zip(which, coloured.chunk(len(which)), strict=True)
+        few = max(1, CPU_PASS // (3 * size * size * len(draws[0])))
+        share = few if device.type == "cpu" else len(which)
+        for group in (which[i : i + share] for i in range(0, len(which), share)):
+            cuts = [cut(draws[i], size) for i in group]
+            together = torch.cat(cuts) if len(cuts) > 1 else cuts[0]
+            coloured = photometric(together, Draws.cat([draws[i] for i in group]))
+            views |= zip(group, coloured.chunk(len(group)), strict=True)
     return [views[i] for i in range(len(crops))]
