@@ -14,7 +14,7 @@ def scripts(monkeypatch):
     """Import the benchmark scripts as they import each other, and forget them afterwards."""
     monkeypatch.syspath_prepend(str(FOLDER))
     names = {path.stem for path in FOLDER.glob("*.py")}
-    assert {"accuracy", "sphere", "truth", "measure"} <= names
+    assert {"accuracy", "input_pipeline", "sphere", "truth", "measure"} <= names
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield
@@ -199,3 +199,14 @@ def test_pretrain_does_not_time_steps_that_differ(scripts, monkeypatch):
     monkeypatch.setattr(pretrain_cases, "training_step", lambda *args: ours(*args[:-1], other))
     with pytest.raises(AssertionError, match="longhand: the loss differs by"):
         pretrain_cases.measure_steps(pretrain.QUICK)
+
+
+def test_the_input_pipeline_is_measured(scripts, tmp_path):
+    import input_pipeline
+
+    input_pipeline.main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "input_pipeline.md").read_text(encoding="utf-8")
+    assert "500 x 375 pixels" in report
+    assert report.count("recipe, image by image") == 3
+    assert "Command: `python benchmarks/input_pipeline.py --quick`." in report
+    assert str(tmp_path) not in report

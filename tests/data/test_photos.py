@@ -66,10 +66,10 @@ def test_an_unknown_split_is_refused():
 
 
 def test_a_missing_photograph_is_named(monkeypatch):
-    photos._read.cache_clear()
+    photos.load_photograph.cache_clear()
     monkeypatch.setitem(photos.PHOTOGRAPHS, "china", ("sklearn", "datasets/images/nowhere.jpg"))
     with pytest.raises(FileNotFoundError, match=r"'china' is missing: .*nowhere\.jpg; reinstall 'sklearn'"):
-        photos._read("china")
+        photos.load_photograph("china")
     monkeypatch.setitem(photos.PHOTOGRAPHS, "china", ("no_such_package", "china.jpg"))
     with pytest.raises(FileNotFoundError, match="'no_such_package', which is not installed"):
-        photos._read("china")
+        photos.load_photograph("china")

@@ -4,7 +4,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from vmflearn.ssl import views
+from vmflearn.ssl import geometry, views
 from vmflearn.ssl.keyed_random import keyed_uniforms, mix
 from vmflearn.ssl.photometric import (
     IMAGENET_MEAN,
@@ -219,15 +219,74 @@ def test_crop_batch_takes_floats():
     torch.testing.assert_close(got, views.crop_batch(batch, draws, 16))
 
 
-def test_crop_image_is_crop_batch_in_256_levels():
-    batch, draws = images(6), some_draws(6)[2]
+def on_canvases(batch: Tensor, height: int, width: int) -> Tensor:
+    """Images (n, 3, h, w) in the corners of larger canvases whose padding would be seen."""
+    canvases = torch.full((len(batch), height, width, 3), 255, dtype=torch.uint8)
+    canvases[:, : batch.shape[2], : batch.shape[3]] = batch.permute(0, 2, 3, 1)
+    return canvases
+
+
+@pytest.mark.parametrize("spec", [0, 2])
+def test_crop_canvases_is_crop_batch_in_256_levels(spec):
+    batch, draws, ones = images(6), some_draws(6)[spec], torch.ones(6, 2, dtype=torch.float64)
     want = 255 * views.crop_batch(batch, draws, 20)
-    for row, image in enumerate(batch):
-        got = views.crop_image(image, draws[row], 20)
-        assert got.dtype == torch.uint8
-        difference = (got.float() - want[row]).abs()  # two passes, each rounded
-        assert difference.max() < 2
-        assert difference.mean() < 0.5
+    got = 255 * views.crop_canvases(on_canvases(batch, 60, 70), draws, ones, 20)
+    assert torch.equal(got.round(), got)
+    difference = (got - want).abs()  # two passes, each rounded
+    assert difference.max() < 2
+    assert difference.mean() < 0.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_windows_are_canvases_without_the_rounding(scale):
+    """The way of a GPU, on the CPU: in float32 and in half precision."""
+    batch, draws = images(6, 48, 64), some_draws(6, round(48 / scale), round(64 / scale))[2]
+    canvases, scales = on_canvases(batch, 50, 70), torch.full((6, 2), scale, dtype=torch.float64)
+    want = views.crop_canvases(canvases, draws, scales, 20)
+    start = geometry._on_canvas(draws.boxes[:, :2], scales)
+    end = geometry._on_canvas(draws.boxes[:, :2] + draws.boxes[:, 2:], scales)
+    exact, half = (
+        geometry._crop_windows(canvases, start, end, draws.flip, 20, dtype) for dtype in (torch.float32, torch.float16)
+    )
+    assert 255 * (exact - want).abs().mean() < 0.5
+    assert 255 * (exact - want).abs().max() < 2
+    assert 255 * (exact - half).abs().max() < 0.5
+
+
+def test_a_box_over_the_whole_image_sees_no_padding():
+    batch = torch.zeros(1, 3, 31, 37, dtype=torch.uint8)
+    draws = some_draws(1)[0]
+    draws.boxes[:] = torch.tensor([0, 0, 1000, 999])
+    scale = torch.tensor([[31 / 1000, 37 / 999]], dtype=torch.float64)
+    canvases = on_canvases(batch, 40, 40)
+    assert views.crop_canvases(canvases, draws, scale, 16).max() == 0
+    start, end = torch.zeros(1, 2, dtype=torch.float64), geometry._on_canvas(draws.boxes[:, 2:], scale)
+    assert geometry._crop_windows(canvases, start, end, draws.flip, 16, torch.float32).max() == 0
+
+
+def test_views_of_canvases_are_those_of_multi_crop():
+    batch, indices = images(4), torch.tensor([9, 2, 5, 30])
+    sizes = torch.tensor([48, 64]).expand(4, 2)
+    settings = {"crops": CROPS, "seed": 3, "epoch": 2}
+    want = views.multi_crop(batch, indices, **settings)
+    got = views.multi_crop_canvases(on_canvases(batch, 64, 64), sizes, sizes, indices, **settings)
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().mean() < 0.02  # half a level of 256, in units of the standard deviation
+
+
+def test_resampling_matrices_of_parts_of_pixels():
+    """A box that covers pixels in part: the longhand sum over the pixels that it touches."""
+    start, length, size = 2.25, 5.5, 4
+    got = geometry.resampling_matrix(torch.tensor([start]), torch.tensor([length]), 12, size)[0]
+    step = length / size
+    for i in range(size):
+        weights = []
+        for j in range(12):
+            x = abs(j + 0.5 - (start + (i + 0.5) * step)) / step
+            kernel = 1.5 * x**3 - 2.5 * x**2 + 1 if x < 1 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0
+            weights.append(kernel if 2 <= j <= 7 else 0)
+        torch.testing.assert_close(got[i], torch.tensor(weights) / sum(weights), atol=1e-6, rtol=0)
 
 
 def test_crops_refuse_wrong_shapes():
@@ -236,8 +295,11 @@ def test_crops_refuse_wrong_shapes():
         views.crop_batch(torch.zeros(2, 1, 8, 8), draws, 4)
     with pytest.raises(ValueError, match="of one length, got 3 and 2"):
         views.crop_batch(torch.zeros(3, 3, 8, 8), draws, 4)
-    with pytest.raises(ValueError, match="image must be uint8"):
-        views.crop_image(torch.zeros(3, 8, 8), draws[0], 4)
+    ones = torch.ones(2, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"canvases must be uint8 \(batch, height, width, 3\), got torch.float32"):
+        views.crop_canvases(torch.zeros(2, 8, 8, 3), draws, ones, 4)
+    with pytest.raises(ValueError, match="of one length, got 3 and 2"):
+        views.crop_canvases(torch.zeros(3, 8, 8, 3, dtype=torch.uint8), draws, ones, 4)
     with pytest.raises(ValueError, match="crops must have shape"):
         views.photometric(torch.zeros(2, 8, 8), draws)
     with pytest.raises(ValueError, match="of one length, got 3 and 2"):

@@ -1,13 +1,14 @@
-"""Data: the embedded photographs, folders of images, and the real directional data of the book."""
+"""Data: the embedded photographs, images in folders, shards and named sets, and the book's real directional data."""
 
 import importlib
 
 _HOMES = {
     "Photos": "photos",
     "load_photos": "photos",
-    "ImageSource": "sources",
-    "UnreadableImage": "sources",
+    "ImageSource": "decoding",
+    "UnreadableImage": "decoding",
     "open_images": "sources",
+    "open_source": "sources",
     "Household": "household",
     "load_household": "household",
 }

@@ -92,7 +92,7 @@ def _cut(split: str) -> Tensor:
     """All patches of a split (n, 3, 64, 64)."""
     n_rows, n_columns = GRIDS[split]
     patches = []
-    for photograph in map(_read, PHOTOGRAPHS):
+    for photograph in map(load_photograph, PHOTOGRAPHS):
         height, width, _ = photograph.shape
         border = round(TRAIN_SHARE * width)
         left, right = (0, border) if split == "train" else (border, width)
@@ -103,9 +103,27 @@ def _cut(split: str) -> Tensor:
 
 
 @functools.cache
-def _read(name: str) -> NDArray[np.uint8]:
-    """A photograph (height, width, 3), from the package that carries it; importing that package would take a second."""
+def load_photograph(name: str) -> NDArray[np.uint8]:
+    """A whole photograph, from the package that carries it.
+
+    Parameters
+    ----------
+    name
+        A key of `PHOTOGRAPHS`.
+
+    Returns
+    -------
+    ndarray
+        (height, width, 3) uint8, RGB; not to be written to.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is missing in the installed scikit-image or scikit-learn.
+    """
     from PIL import Image
+
+    # The package is not imported for this: that would take a second.
 
     package, file = PHOTOGRAPHS[name]
     spec = importlib.util.find_spec(package)

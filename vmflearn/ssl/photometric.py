@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from vmflearn.ssl.crops import Draws
+from vmflearn.ssl.transfer import send
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601
 BLUR_RADIUS = 8  # four times the greatest sigma drawn
+BAND = 32  # rows of a blur at a time
 
 
 def photometric(crops: Tensor, draws: Draws) -> Tensor:
@@ -59,8 +61,8 @@ def _apply(operation: Callable[..., Tensor], images: Tensor, drew: Tensor, *para
     """Replace the images that drew an operation by its result, in place."""
     rows = torch.nonzero(drew).squeeze(1)
     if len(rows):
-        chosen = [parameter[rows].to(images.device) for parameter in parameters]
-        rows = rows.to(images.device)
+        chosen = [send(parameter[rows], images.device) for parameter in parameters]
+        rows = send(rows, images.device)
         images.index_copy_(0, rows, operation(images.index_select(0, rows), *chosen))
 
 
@@ -71,7 +73,8 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def _imagenet(images: Tensor) -> tuple[Tensor, Tensor]:
-    return images.new_tensor(IMAGENET_MEAN)[:, None, None], images.new_tensor(IMAGENET_STD)[:, None, None]
+    mean, std = (send(torch.tensor(x, dtype=images.dtype), images.device) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean[:, None, None], std[:, None, None]
 
 
 def luma(images: Tensor) -> Tensor:
@@ -114,12 +117,15 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     red, green, blue = images.unbind(dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    hue = torch.where(value == green, blue - red, red - green)
-    hue = torch.where(value == red, green - blue, hue)
-    hue /= torch.where(chroma == 0, 1, chroma)  # a grey has no hue, and needs none: c = 0 leaves v
-    hue += torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
+    # Which colour is the greatest, as weights of exactly 0 and 1: on a CPU several times quicker than torch.where.
+    below_red, below_green = (value - red).sign_(), (value - green).sign_()
+    is_red, is_green, is_blue = 1 - below_red, below_red * (1 - below_green), below_red * below_green
+    hue = is_red.mul_(green - blue).add_(is_green * (blue - red)).add_(is_blue * (red - green))
+    hue /= chroma + (1 - chroma.sign())  # a grey has no hue, and needs none: c = 0 leaves v
+    hue += is_green.mul_(2).add_(is_blue.mul_(4))
     hue += 6 * factor[:, None, None]
-    distance = hue[:, None] - hue.new_tensor([3, 5, 1])[:, None, None]
+    opposite = send(torch.tensor([3, 5, 1], dtype=hue.dtype), hue.device)
+    distance = hue[:, None] - opposite[:, None, None]
     distance -= (distance / 6).round_().mul_(6)
     amount = distance.abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma[:, None])
     return torch.sub(value[:, None], amount, out=amount)
@@ -132,7 +138,16 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     and the blur is B_h x B_w^T. Images smaller than nine pixels shorten the kernel to what reflection can serve.
     """
     rows, columns = (_blur_matrix(sigma, n)[:, None] for n in images.shape[-2:])
-    return rows @ images @ columns.mT
+    down = [rows[..., out, :][..., near] @ images[..., near, :] for out, near in _bands(images.shape[-2])]
+    half = torch.cat(down, dim=-2)
+    along = [half[..., near] @ columns[..., out, :][..., near].mT for out, near in _bands(images.shape[-1])]
+    return torch.cat(along, dim=-1)
+
+
+def _bands(n: int) -> list[tuple[slice, slice]]:
+    """Rows of a blur matrix, and the columns where these are not zero: the matrix is a band around its diagonal."""
+    starts = range(0, n, BAND)
+    return [(slice(i, i + BAND), slice(max(0, i - BLUR_RADIUS), i + BAND + BLUR_RADIUS)) for i in starts]
 
 
 def _blur_matrix(sigma: Tensor, n: int) -> Tensor:

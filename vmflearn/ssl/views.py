@@ -1,25 +1,36 @@
 """Views of images for self-distillation: DINO's multi-crop augmentation, a batch at a time.
 
-`multi_crop` turns a batch of images of one size into its crops, on the device of the images. Images of different sizes
-are cut one by one in the workers of a loader (`draw`, `crop_image`), and their colours changed in batches
-(`photometric`) wherever that is fastest: the random choices of `draw` depend on nothing but (seed, epoch, image,
-crop), and all but the boxes can be drawn again anywhere without knowing the image's size. For a loader of your own,
+`multi_crop` turns a batch of images of one size into its crops, on the device of the images, and
+`multi_crop_canvases` a batch of images of different sizes, padded to one. The random choices of `draw` depend on
+nothing but (seed, epoch, image, crop), and the boxes on the image's original size besides. For a loader of your own,
 `vmflearn.ssl.MultiCropTransform` draws from the same distribution, an image at a time.
 
 Kornia's batched augmentations are not used: no faster on the CPU, they cut crops without antialiasing and jitter the
 whole batch in one order (``benchmarks/results/views.md``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from vmflearn.ssl.crops import CropSpec, Draws, dino_crops, draw
-from vmflearn.ssl.geometry import crop_batch, crop_image
+from vmflearn.ssl.geometry import crop_batch, crop_canvases
 from vmflearn.ssl.photometric import photometric
 
-__all__ = ["CropSpec", "Draws", "crop_batch", "crop_image", "dino_crops", "draw", "multi_crop", "photometric"]
+__all__ = [
+    "CropSpec",
+    "Draws",
+    "crop_batch",
+    "crop_canvases",
+    "dino_crops",
+    "draw",
+    "multi_crop",
+    "multi_crop_canvases",
+    "photometric",
+]
+
+CPU_PASS = 2**21  # numbers in a photometric pass on a CPU: 8 MiB
 
 
 def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], seed: int, epoch: int) -> list[Tensor]:
@@ -52,12 +63,65 @@ def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], se
         raise ValueError(f"multi_crop needs at least one image and one crop, got {len(images)} and {len(crops)}")
     sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
     draws = draw(crops, seed=seed, epoch=epoch, indices=torch.as_tensor(indices).cpu(), sizes=sizes)
-    views: list[Tensor] = [images] * len(crops)  # each is replaced below
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-    for size in dict.fromkeys(spec.size for spec in crops):  # crops of one size share their photometric pass
+    return _views(crops, draws, lambda drawn, size: crop_batch(values, drawn, size), images.device)
+
+
+def multi_crop_canvases(
+    canvases: Tensor,
+    shapes: Tensor,
+    sizes: Tensor,
+    indices: Tensor,
+    *,
+    crops: Sequence[CropSpec],
+    seed: int,
+    epoch: int,
+) -> list[Tensor]:
+    """Make all views of a batch of images of different sizes.
+
+    Parameters
+    ----------
+    canvases
+        (batch, height, width, 3) uint8, each image in the upper left corner of its canvas.
+    shapes
+        (batch, 2) height and width of each image on its canvas, on the CPU like `sizes` and `indices`.
+    sizes
+        (batch, 2) height and width of each original image, before anything made it smaller: boxes are drawn on it, so
+        that a view shows the same part of an image whatever size it was decoded at.
+    indices, crops, seed, epoch
+        As for `multi_crop`.
+
+    Returns
+    -------
+    list of Tensor
+        A normalised float32 tensor (batch, 3, size, size) for each crop, in the order of `crops`, on the device of the
+        canvases.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+    """
+    draws = draw(crops, seed=seed, epoch=epoch, indices=indices, sizes=sizes)
+    scale = shapes.double() / sizes
+    return _views(crops, draws, lambda drawn, size: crop_canvases(canvases, drawn, scale, size), canvases.device)
+
+
+def _views(
+    crops: Sequence[CropSpec], draws: Sequence[Draws], cut: Callable[[Draws, int], Tensor], device: torch.device
+) -> list[Tensor]:
+    """Cut every crop and change its colours.
+
+    Crops of one size share their photometric pass: fewer calls. On a CPU only as many as stay near its caches.
+    """
+    views: dict[int, Tensor] = {}
+    for size in dict.fromkeys(spec.size for spec in crops):
         which = [i for i, spec in enumerate(crops) if spec.size == size]
-        cut = torch.cat([crop_batch(values, draws[i], size) for i in which])
-        coloured = photometric(cut, Draws.cat([draws[i] for i in which]))
-        for i, view in zip(which, coloured.split(len(images)), strict=True):
-            views[i] = view
-    return views
+        few = max(1, CPU_PASS // (3 * size * size * len(draws[0])))
+        share = few if device.type == "cpu" else len(which)
+        for group in (which[i : i + share] for i in range(0, len(which), share)):
+            cuts = [cut(draws[i], size) for i in group]
+            together = torch.cat(cuts) if len(cuts) > 1 else cuts[0]
+            coloured = photometric(together, Draws.cat([draws[i] for i in group]))
+            views |= zip(group, coloured.chunk(len(group)), strict=True)
+    return [views[i] for i in range(len(crops))]

@@ -25,14 +25,35 @@ class ConfigError(ValueError):
 class DataConfig:
     """Where images come from."""
 
-    source: Literal["photos", "folder"] = "photos"
-    """``photos``: patches of the photographs inside scikit-image and scikit-learn. ``folder``: any folder of images."""
+    source: Literal["photos", "folder", "shards", "timm"] = "photos"
+    """``photos``: patches of the photographs inside scikit-image and scikit-learn. ``folder``: any folder of images.
+    ``shards``: a folder of tar files (``scripts/make_shards.py`` or WebDataset). ``timm``: a data set by its name.
+    """
     root: str | None = None
-    """Folder of training images, with or without class sub-folders."""
+    """Folder of training images, with or without class sub-folders, or of shards, or where a named set is kept."""
     val_root: str | None = None
-    """Folder of labelled validation images for kNN; class sub-folders named as in ``root``."""
+    """Folder of labelled validation images for kNN, of the same kind; class sub-folders named as in ``root``."""
+    name: str | None = None
+    """For ``timm``: ``torch/cifar10``, ``torch/imagenet``, ``hfds/OWNER/NAME``, ... (what has an index)."""
+    split: str = "train"
+    """For ``timm``: the part to train on."""
+    val_split: str | None = None
+    """For ``timm``: the labelled part for kNN, ``validation`` say."""
+    download: bool = False
+    """For ``timm``: whether torchvision may download what is missing in ``root``."""
     workers: int = 0
-    """Loader processes for a folder."""
+    """Processes that decode images."""
+    max_side: int = 512
+    """Images with a longer side are decoded at this size (0: never). Crops are drawn on the original size; at 512 the
+    smallest local box (0.05 of the area) still has the pixels of a 96-pixel crop.
+    """
+    cache: Literal["auto", True, False] = "auto"
+    """Decode once and keep all images on the device: ``auto``, if they have one size and fit; ``true``: they must."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labelled images to evaluate on."""
+        return self.source == "photos" or self.val_root is not None or self.val_split is not None
 
 
 @dataclass
@@ -265,6 +286,7 @@ def _check(config: Config) -> None:
         ("run.knn_every", config.run.knn_every, 0),
         ("run.knn_k", config.run.knn_k, 1),
         ("data.workers", config.data.workers, 0),
+        ("data.max_side", config.data.max_side, 0),
         ("views.global_size", config.views.global_size, 1),
         ("views.local_size", config.views.local_size, 1),
         ("views.n_local", config.views.n_local, 0),
@@ -325,5 +347,19 @@ def _check(config: Config) -> None:
             "teacher.center_normalizer=false is a reading of Eq. 9 and needs teacher.centering=probability, not "
             f"{config.teacher.centering}"
         )
-    if config.data.source == "folder" and not config.data.root:
-        raise ConfigError("data.source=folder needs data.root, the folder of training images")
+    _check_data(config.data)
+
+
+def _check_data(data: DataConfig) -> None:
+    """Refuse a source without what it needs, or with what means nothing to it."""
+    if data.source in ("folder", "shards") and not data.root:
+        what = "training images" if data.source == "folder" else "tar shards"
+        raise ConfigError(f"data.source={data.source} needs data.root, the folder of {what}")
+    if data.source == "timm" and not data.name:
+        raise ConfigError("data.source=timm needs data.name, for example torch/cifar10")
+    if data.source != "timm":
+        for key, value in (("name", data.name), ("val_split", data.val_split), ("download", data.download or None)):
+            if value is not None:
+                raise ConfigError(f"data.{key}={value} needs data.source=timm, not {data.source}")
+    if data.download and data.name and not data.name.startswith("torch/"):
+        raise ConfigError(f"data.download=true is for torchvision's sets (torch/...), not {data.name}")

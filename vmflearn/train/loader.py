@@ -8,26 +8,24 @@ process its slice of those, so the images of a step, like the views drawn for th
 processes or workers, nor on where a run was resumed.
 """
 
-import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vmflearn import distributed
+from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
-from vmflearn.data.sources import ImageSource, UnreadableImage, open_images
-from vmflearn.ssl.views import CropSpec, crop_image, draw, multi_crop, photometric
-from vmflearn.train.config import Config, ConfigError
+from vmflearn.data.sources import open_source
+from vmflearn.ssl.transfer import send
+from vmflearn.ssl.views import CropSpec, multi_crop, multi_crop_canvases
+from vmflearn.train.cache import cached, select
+from vmflearn.train.canvases import Canvases, DataError, Unreadable, decode_batches
+from vmflearn.train.config import Config, ConfigError, DataConfig
+from vmflearn.train.prefetch import prefetch
 
-MAX_UNREADABLE = 0.01
-"""Share of images that may be unreadable; beyond it something is wrong with the data, and the run stops."""
-
-
-class DataError(RuntimeError):
-    """Data that cannot be trained on."""
+__all__ = ["ArrayLoader", "DataError", "Order", "SourceLoader", "make_loader", "open_training", "open_validation"]
 
 
 class Order:
@@ -69,120 +67,111 @@ class ArrayLoader:
 
     def __init__(self, images: Tensor, crops: Sequence[CropSpec], order: Order, device: torch.device):
         self.images, self.crops, self.order, self.device = images.to(device), crops, order, device
-
-    def __call__(self, first: int, last: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Crops and image indices of the steps ``first`` to ``last - 1``."""
-        for step in range(first, last):
-            epoch, wanted = self.order.indices(step)
-            indices = torch.from_numpy(wanted)
-            images = self.images[indices.to(self.device)]
-            yield multi_crop(images, indices, crops=self.crops, seed=self.order.seed, epoch=epoch), indices
-
-
-class FolderLoader:
-    """Crops of image files: workers decode and cut, the device does colour, blur and normalisation in batch."""
-
-    def __init__(
-        self, source: ImageSource, crops: Sequence[CropSpec], order: Order, device: torch.device, workers: int
-    ):
-        self.source, self.crops, self.order, self.device, self.workers = source, crops, order, device, workers
-        self.unreadable: dict[str, str] = {}
         self.news: list[str] = []
 
     def __call__(self, first: int, last: int) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Crops and image indices of the steps ``first`` to ``last - 1``."""
-        loader = DataLoader(
-            _CutImages(self.source, self.crops, self.order.seed),
-            batch_sampler=_Batches(self.order, first, last),
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=ignore_signals,
+        return prefetch(_Steps(self.order, first, last), self._make, self.device)
+
+    def _make(self, key: tuple[int, np.ndarray]) -> tuple[list[Tensor], Tensor]:
+        epoch, indices = key[0], torch.from_numpy(key[1])
+        images = self.images[send(indices, self.device)]
+        return multi_crop(images, indices, crops=self.crops, seed=self.order.seed, epoch=epoch), indices
+
+
+class SourceLoader:
+    """Crops of the images of a source: workers decode, the device crops; or all is decoded once, where it fits.
+
+    Attributes
+    ----------
+    news : list of str
+        What was found wrong with the images since the list was last emptied.
+    """
+
+    def __init__(
+        self, source: ImageSource, crops: Sequence[CropSpec], order: Order, device: torch.device, data: DataConfig
+    ):
+        self.source, self.crops, self.order, self.device, self.data = source, crops, order, device, data
+        everything = Unreadable(source)
+        self.cache = cached(
+            source, wanted=data.cache, max_side=data.max_side, workers=data.workers, device=device, seen=everything
         )
-        for cut, epochs, indices, sizes, problems in loader:
-            self._report([line for line in problems if line])
-            draws = draw(
-                self.crops,
-                seed=self.order.seed,
-                epoch=int(epochs[0]),
-                indices=indices.numpy(),
-                sizes=sizes.numpy(),
-            )
-            crops = [
-                photometric(crop.to(self.device, non_blocking=True).float() / 255, drawn)
-                for crop, drawn in zip(cut, draws, strict=True)
-            ]
-            yield crops, indices
+        self.unreadable = everything if self.cache else Unreadable(source, 1 / distributed.world_size())
+        self.news = self.unreadable.news
 
-    def _report(self, problems: Sequence[str]) -> None:
-        """Count each unreadable file once, name it, and stop beyond one in a hundred."""
-        for line in "\n".join(problems).splitlines():
-            path, _, reason = line.partition("\t")
-            if path not in self.unreadable:
-                self.unreadable[path] = reason
-                self.news.append(f"skipped unreadable image {path} ({reason}); {len(self.unreadable)} so far")
-        if len(self.unreadable) > MAX_UNREADABLE * len(self.source) / distributed.world_size():
-            names = ", ".join(list(self.unreadable)[:3])
-            raise DataError(
-                f"{len(self.unreadable)} of {len(self.source)} images cannot be read, more than "
-                f"{MAX_UNREADABLE:.0%}: {names}, ...; remove or repair them"
-            )
+    def __call__(self, first: int, last: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Crops and image indices of the steps ``first`` to ``last - 1``."""
+        steps = _Steps(self.order, first, last)
+        if self.cache is not None:
+            return prefetch(steps, self._from_cache, self.device)
+        loader = decode_batches(
+            self.source,
+            steps,
+            max_side=self.data.max_side,
+            workers=self.data.workers,
+            pin=self.device.type == "cuda",
+        )
+        return prefetch(loader, self._make, self.device)
+
+    def _from_cache(self, key: tuple[int, np.ndarray]) -> tuple[list[Tensor], Tensor]:
+        assert self.cache is not None
+        return self._make(select(self.cache, torch.from_numpy(key[1]), key[0]))
+
+    def _make(self, batch: Canvases) -> tuple[list[Tensor], Tensor]:
+        self.unreadable.count(batch.problems)
+        views = multi_crop_canvases(
+            send(batch.images, self.device),
+            batch.shapes,
+            batch.sizes,
+            batch.indices,
+            crops=self.crops,
+            seed=self.order.seed,
+            epoch=batch.epoch,
+        )
+        return views, batch.indices
 
 
-class _Batches:
-    """(epoch, image) keys of every step, made as they are asked for: a long run has a billion of them."""
+class _Steps:
+    """Epoch and image indices of the steps ``first`` to ``last - 1``, made as they are asked for."""
 
     def __init__(self, order: Order, first: int, last: int):
         self.order, self.first, self.last = order, first, last
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.first, self.last):
-            epoch, indices = self.order.indices(step)
-            yield [(epoch, int(index)) for index in indices]
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        return map(self.order.indices, range(self.first, self.last))
 
 
-class _CutImages(Dataset):
-    """Decode one image and cut its crops. An unreadable image gives way to the next one that can be read."""
-
-    def __init__(self, source: ImageSource, crops: Sequence[CropSpec], seed: int):
-        self.source, self.crops, self.seed = source, crops, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int, int, Tensor, str]:
-        epoch, wanted = key
-        problems = []
-        for offset in range(len(self.source)):
-            index = (wanted + offset) % len(self.source)
-            try:
-                image = self.source.read(index)
-            except UnreadableImage as error:
-                problems.append(f"{error.path}\t{error.reason}")
-                if len(problems) > MAX_UNREADABLE * len(self.source) + 1:
-                    break
-                continue
-            return self._cut(image, epoch, index, problems)
-        return self._cut(torch.zeros(3, 1, 1, dtype=torch.uint8), epoch, wanted, problems)  # the loader stops on these
-
-    def _cut(
-        self, image: Tensor, epoch: int, index: int, problems: Sequence[str]
-    ) -> tuple[list[Tensor], int, int, Tensor, str]:
-        size = torch.tensor(image.shape[-2:])
-        drawn = draw(self.crops, seed=self.seed, epoch=epoch, indices=np.array([index]), sizes=size[None].numpy())
-        cut = [crop_image(image, one[0], crop.size) for one, crop in zip(drawn, self.crops, strict=True)]
-        return cut, epoch, index, size, "\n".join(problems)
-
-
-def ignore_signals(worker: int) -> None:
-    """Let a loader's worker live on when its whole process group is asked to stop: the trainer saves first."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-def make_loader(config: Config, crops: Sequence[CropSpec], device: torch.device) -> ArrayLoader | FolderLoader:
+def make_loader(config: Config, crops: Sequence[CropSpec], device: torch.device) -> ArrayLoader | SourceLoader:
     """The loader that a configuration asks for."""
     if config.data.source == "photos":
         images = load_photos("train").images
         order = Order(len(images), config.optimizer.batch_size, config.seed)
         return ArrayLoader(images, crops, order, device)
-    source = open_images(str(config.data.root))
+    source = open_training(config.data)
     order = Order(len(source), config.optimizer.batch_size, config.seed)
-    return FolderLoader(source, crops, order, device, config.data.workers)
+    return SourceLoader(source, crops, order, device, config.data)
+
+
+def open_training(data: DataConfig) -> ImageSource:
+    """The training images of a configuration whose source is not ``photos``."""
+    return _open(data, data.root, data.split)
+
+
+def open_validation(data: DataConfig) -> ImageSource:
+    """Its validation images: another folder, or another split of the same data set."""
+    return _open(data, data.val_root or data.root, data.val_split or data.split)
+
+
+def _open(data: DataConfig, root: str | None, split: str) -> ImageSource:
+    """Open a source; the first process downloads or indexes, and the others then find what it made."""
+    assert data.source != "photos"
+    kind, name, source = data.source, data.name or "", None
+    try:
+        if distributed.rank() == 0:
+            source = open_source(kind, root, name=name, split=split, download=data.download)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(f"data.source={data.source}: {error}") from None
+    finally:
+        if distributed.is_distributed():
+            torch.distributed.barrier()
+    return source or open_source(kind, root, name=name, split=split)

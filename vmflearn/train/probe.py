@@ -8,19 +8,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from vmflearn import distributed
+from vmflearn.data.decoding import ImageSource, UnreadableImage
 from vmflearn.data.photos import load_photos
-from vmflearn.data.sources import ImageSource, UnreadableImage, open_images
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
 from vmflearn.evaluate.knn import knn_accuracy
+from vmflearn.train.canvases import ignore_signals
 from vmflearn.train.config import Config, ConfigError
-from vmflearn.train.loader import ignore_signals
+from vmflearn.train.loader import open_training, open_validation
 
 
 class KNNProbe:
     """Top-1 kNN accuracy of a backbone on a labelled training and test set.
 
-    For ``photos`` these are its own two splits; for a folder, ``data.root`` and ``data.val_root``. Every process
-    extracts the features of its share of the images.
+    For ``photos`` these are its own two splits; else ``data.root`` and ``data.val_root``, or two splits of a named set.
+    Every process extracts the features of its share of the images.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class KNNProbe:
             train, test = load_photos("train"), load_photos("test")
             self._train, self._test = _Labelled(train.images, train.labels), _Labelled(test.images, test.labels)
         else:
-            sources = open_images(str(config.data.root)), open_images(str(config.data.val_root))
+            sources = open_training(config.data), open_validation(config.data)
             if not sources[0].class_names:
                 raise ConfigError(f"data.val_root asks for kNN, which needs class sub-folders in {config.data.root}")
             if len(sources[0].class_names) < 2:

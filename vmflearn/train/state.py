@@ -75,8 +75,7 @@ class State:
         self.last = min(self.total, config.run.max_steps) if config.run.max_steps else self.total
         self.student = build_model(config, drop_path=config.model.drop_path).to(device)
         self._check_sizes()
-        labelled = config.data.source == "photos" or config.data.val_root is not None
-        self.probe = KNNProbe(config, device) if labelled else None
+        self.probe = KNNProbe(config, device) if config.data.labelled else None
         self.linear = self._linear_probe() if self.probe is not None else None
         self.teacher = build_model(config).to(device).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())

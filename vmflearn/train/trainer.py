@@ -27,7 +27,6 @@ from vmflearn.ssl.prototype_use import unique_prototypes
 from vmflearn.train.checkpoint import CheckpointError, differences, load_newest, save_checkpoint
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.cost import crop_sizes
-from vmflearn.train.loader import FolderLoader
 from vmflearn.train.profiling import profiled
 from vmflearn.train.records import Records, announcer, read_metrics
 from vmflearn.train.run_folder import export_backbone, write_preamble
@@ -38,6 +37,7 @@ from vmflearn.train.timing import Speedometer
 
 FREE_TO_CHANGE = {
     "data.workers",
+    "data.cache",
     "data.root",
     "data.val_root",
     "run.device",
@@ -190,10 +190,9 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
                 images = 0
                 speed.clock.restart()
             records.advance()
-            if isinstance(state.loader, FolderLoader):
-                while state.loader.news:
-                    news = state.loader.news.pop(0)
-                    records.say(news) if records.active else print(f"[process {distributed.rank()}] {news}", flush=True)
+            while state.loader.news:
+                news = state.loader.news.pop(0)
+                records.say(news) if records.active else print(f"[process {distributed.rank()}] {news}", flush=True)
             if run_ends or stopping or better or (epoch_ends and epochs_done % run.save_every == 0):
                 records.flush()
                 if distributed.rank() == 0:

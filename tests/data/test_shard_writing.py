@@ -1,0 +1,94 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vmflearn.data import shard_writing
+from vmflearn.data.shard_writing import write_shards
+from vmflearn.data.shards import open_shards
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(10):
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    return tmp_path / "images"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_after_a_kill_the_same_call_makes_the_same_bytes(tmp_path, folder, monkeypatch):
+    write_shards(folder, tmp_path / "whole", shard_size=3)
+    whole = contents(tmp_path / "whole")
+    add, calls = shard_writing._add, 0
+
+    def killed(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        add(*arguments)
+
+    monkeypatch.setattr(shard_writing, "_add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(folder, tmp_path / "part", shard_size=3)
+    assert set(contents(tmp_path / "part")) == {"making.json", "shard-000000.tar", "shard-000001.tar"}
+    with pytest.raises(ValueError, match="of another shard size"):
+        write_shards(folder, tmp_path / "part", shard_size=4)
+    written = []
+    monkeypatch.setattr(shard_writing, "_add", lambda tar, name, data: (written.append(name), add(tar, name, data)))
+    write_shards(folder, tmp_path / "part", shard_size=3)
+    assert len(written) == 4  # the two shards that were missing
+    assert contents(tmp_path / "part") == whole
+    written.clear()
+    write_shards(folder, tmp_path / "part", shard_size=3)
+    assert not written
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, folder, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shard_writing, "_add", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_shards(folder, tmp_path / "out")
+    assert set(contents(tmp_path / "out")) == {"making.json"}
+    monkeypatch.undo()
+    write_shards(folder, tmp_path / "out")
+    assert len(open_shards(tmp_path / "out")) == 10
+
+
+def test_foreign_folders_are_refused_and_left_alone(tmp_path, folder):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no shards begun by this command"):
+        write_shards(folder, out)
+    assert contents(out) == {"thesis.txt": b"mine"}
+    for inside in (folder, folder / "shards"):
+        with pytest.raises(ValueError, match="lies inside of"):
+            write_shards(folder, inside)
+    write_shards(folder, tmp_path / "shards")
+    shutil.copy(folder / "0.png", folder / "another.png")
+    with pytest.raises(ValueError, match="holds shards of other images"):
+        write_shards(folder, tmp_path / "shards")
+    with pytest.raises(ValueError, match="shard_size must be at least 1 image, got 0"):
+        write_shards(folder, tmp_path / "new", shard_size=0)
+
+
+def test_a_shard_that_was_damaged_before_the_end_is_named(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(shard_writing, "write_index", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(folder, tmp_path / "out", shard_size=5)
+    monkeypatch.undo()
+    path = tmp_path / "out" / "shard-000001.tar"
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(ValueError, match=r"shard-000001\.tar holds \d images, not 5; delete it"):
+        write_shards(folder, tmp_path / "out", shard_size=5)
+    path.unlink()
+    write_shards(folder, tmp_path / "out", shard_size=5)

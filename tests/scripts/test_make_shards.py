@@ -1,0 +1,70 @@
+"""The script as its user runs it; what it writes is tested in tests/data/test_shard_writing.py."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vmflearn.data.shards import open_shards
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_shards.py"
+
+
+def start(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(300):
+        path = tmp_path / "images" / f"class_{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (i % 256, 0, 0)).save(path)
+    return tmp_path / "images"
+
+
+def test_a_folder_becomes_shards(tmp_path, folder):
+    code, out, err = run(folder, tmp_path / "shards", "--shard-size", 120)
+    assert code == 0, err
+    assert "300 images of 2 classes in 3 shards" in out
+    assert len(open_shards(tmp_path / "shards")) == 300
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_conversion_goes_on(tmp_path, folder, number):
+    out = tmp_path / "shards"
+    process = start(folder, out, "--shard-size", 1)
+    while process.poll() is None and not (out / "shard-000010.tar").exists():
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert not (out / "manifest.json").exists()
+    code, _, err = run(folder, out, "--shard-size", 1)
+    assert code == 0, err
+    assert len(open_shards(out)) == 300
+    assert {path.suffix for path in out.iterdir()} == {".tar", ".json", ".npy"}
+
+
+def test_errors_are_one_line(tmp_path, folder):
+    for arguments, words in (
+        ((tmp_path / "nowhere", tmp_path / "out"), "nowhere does not exist"),
+        ((folder, tmp_path), "is not empty and holds no shards"),
+        ((folder, tmp_path / "out", "--shard-size", 0), "shard_size must be at least 1 image"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert words in err
+        assert len(err.splitlines()) == 1

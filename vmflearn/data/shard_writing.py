@@ -1,0 +1,140 @@
+"""Turning a folder of images into tar shards that `vmflearn.data.shards` reads.
+
+Files are copied as they are, in the order of the folder, so that a run on the shards sees what a run on the folder
+would. A shard gets its name when all its bytes are on the disk: what is there after a kill is whole, and the same call
+makes the rest. The tar files are the same, byte for byte, whenever and wherever they are made of the same images.
+"""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vmflearn.data.shards import FORMAT, MANIFEST, index_shard, replace_atomically, write_index
+from vmflearn.data.sources import FolderImages, open_images
+
+PLAN = "making.json"
+"""What is being made, until the manifest says that it is made."""
+
+
+def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000) -> dict[str, Any]:
+    """Copy the images of a folder into shards, or go on where a call like this one was stopped.
+
+    Parameters
+    ----------
+    folder
+        With or without class sub-folders, see `vmflearn.data.sources.open_images`.
+    out
+        Folder of the shards; made if it is missing.
+    shard_size
+        Images in a shard (the last one holds the rest).
+
+    Returns
+    -------
+    dict
+        The manifest: ``images``, ``class_names``, and for each of ``shards`` its ``name``, ``images``, ``bytes`` and
+        ``sha256``.
+
+    Raises
+    ------
+    ValueError
+        If `shard_size` is not positive, or `out` lies in `folder`, holds something else, shards of another folder, or a
+        damaged shard.
+    FileNotFoundError
+        If there is no such folder, or no image in it.
+    OSError
+        If a file cannot be read or written (the disk is full); nothing half-written keeps its name.
+    """
+    if shard_size < 1:
+        raise ValueError(f"shard_size must be at least 1 image, got {shard_size}")
+    out = Path(out).expanduser()
+    images = open_images(folder)
+    if out.resolve().is_relative_to(images.root.resolve()):
+        raise ValueError(f"{out} lies inside of {images.root}, whose images it would then hold twice; give another")
+    plan = _plan(images, shard_size)
+    if _claim(out, plan):
+        return json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    starts = range(0, len(images), shard_size)
+    names = [f"shard-{i:06}.tar" for i in range(len(starts))]
+    with tqdm(total=len(images), desc=f"writing {out.name}", unit=" images", disable=None) as bar:
+        for start, name in zip(starts, names, strict=True):
+            members = range(start, min(start + shard_size, len(images)))
+            if not (out / name).exists():
+                _write_shard(images, members, out / name)
+            bar.update(len(members))
+    entries, shards = [], []
+    for i, name in enumerate(tqdm(names, desc="checksums", unit=" shards", disable=None)):
+        rows, problem = index_shard(out / name, checksums=True)  # reads back what has been written
+        wanted = min(shard_size, len(images) - starts[i])
+        if problem or len(rows) != wanted:
+            raise ValueError(
+                f"{out / name} holds {len(rows)} images, not {wanted}; delete it, and the same command makes it again"
+            )
+        rows["shard"] = i
+        entries.append(rows)
+        with (out / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        shards.append({"name": name, "images": wanted, "bytes": (out / name).stat().st_size, "sha256": digest})
+    manifest = {"class_names": images.class_names, "shards": shards, "plan": plan}
+    write_index(out, np.concatenate(entries), manifest)
+    (out / PLAN).unlink()
+    return json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _plan(images: FolderImages, shard_size: int) -> dict[str, Any]:
+    """What decides the bytes of every shard but the images' own: enough to tell one conversion from another."""
+    listing = hashlib.sha256()
+    for index in range(len(images)):
+        path = images.path(index)
+        listing.update(f"{path.relative_to(images.root).as_posix()}\0{path.stat().st_size}\n".encode())
+    return {"format": FORMAT, "images": len(images), "listing": listing.hexdigest(), "shard_size": shard_size}
+
+
+def _claim(out: Path, plan: dict[str, Any]) -> bool:
+    """Take an empty folder, or one where the same plan was followed; True if it has been followed to the end."""
+    out.mkdir(parents=True, exist_ok=True)
+    done, begun = out / MANIFEST, out / PLAN
+    if done.exists() or begun.exists():
+        try:
+            found = json.loads((done if done.exists() else begun).read_text(encoding="utf-8"))
+            found = found.get("plan") if done.exists() else found
+        except ValueError:
+            found = None
+        if found != plan:
+            raise ValueError(f"{out} holds shards of other images or of another shard size; give an empty folder")
+        return done.exists()
+    temporary = out / f".{PLAN}"
+    if any(path != temporary for path in out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no shards begun by this command; give an empty folder")
+    temporary.write_text(json.dumps(plan), encoding="utf-8")
+    replace_atomically(temporary, begun)
+    return False
+
+
+def _write_shard(images: FolderImages, members: range, path: Path) -> None:
+    """One tar file; under its own name once it is whole."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for index in members:
+                source = images.path(index)
+                stem = re.sub(r"[^A-Za-z0-9_-]", "_", source.stem)[:60]  # a key has no dots, and fits a plain header
+                key = f"{index:09}-{stem}"
+                _add(tar, key + source.suffix.lower(), source.read_bytes())
+                if images.class_names:
+                    _add(tar, f"{key}.cls", str(int(images.labels[index])).encode())
+        replace_atomically(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # owner, time and mode stay at their defaults: the same bytes everywhere
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))

@@ -1,0 +1,153 @@
+"""What the workers of a loader do: decode images, no larger than a cap, and lay a batch of them on canvases.
+
+A canvas is as large as the largest image of its batch; each image lies in its upper left corner. Crops are made of
+them on the training device (`vmflearn.ssl.views.multi_crop_canvases`).
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vmflearn.data.decoding import ImageSource, UnreadableImage
+
+MAX_UNREADABLE = 0.01
+"""Share of images that may be unreadable; beyond it something is wrong with the data, and the run stops."""
+
+
+class DataError(RuntimeError):
+    """Data that cannot be trained on."""
+
+
+class Canvases(NamedTuple):
+    """A batch of images of different sizes."""
+
+    images: Tensor  # (batch, height, width, 3) uint8
+    shapes: Tensor  # (batch, 2) int64, height and width of each on its canvas
+    sizes: Tensor  # (batch, 2) int64, height and width of each original
+    indices: Tensor  # (batch,) int64
+    epoch: int
+    problems: tuple[tuple[str, str], ...] = ()  # path and reason of every image that could not be read
+
+
+class Batches(Protocol):
+    """What a step's images are: (epoch, indices) for each step, iterated anew by each loader."""
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Epoch and image indices of every batch."""
+
+
+def decode_batches(
+    source: ImageSource, batches: Batches, *, max_side: int, workers: int, pin: bool = False
+) -> DataLoader:
+    """Decode batches, in their order, in worker processes (or in this one, with ``workers=0``).
+
+    Workers live as long as the iteration, over all its epochs. With ``pin`` the canvases lie in pinned memory, which
+    a GPU can fetch by itself.
+
+    Returns
+    -------
+    DataLoader of Canvases
+    """
+    return DataLoader(
+        _Decoded(source, max_side),
+        batch_sampler=_Keys(batches),
+        num_workers=workers,
+        pin_memory=pin,
+        collate_fn=_same,
+        worker_init_fn=ignore_signals,
+        generator=torch.Generator(),  # or it would take its seed, which nothing here uses, from the model's stream
+    )
+
+
+class _Keys:
+    """Each batch as the list of one (epoch, indices), made as it is asked for: a long run has millions."""
+
+    def __init__(self, batches: Batches):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, np.ndarray]]]:
+        return ([key] for key in self.batches)
+
+
+class _Decoded(Dataset):
+    """Decode a batch. An unreadable image gives way to the next one that can be read."""
+
+    def __init__(self, source: ImageSource, max_side: int):
+        self.source, self.max_side = source, max_side
+
+    def __getitems__(self, keys: list[tuple[int, np.ndarray]]) -> Canvases:
+        ((epoch, wanted),) = keys
+        problems: list[tuple[str, str]] = []
+        images, sizes, indices = zip(*(self._read(int(index), problems) for index in wanted), strict=True)
+        shapes = torch.tensor([image.shape[:2] for image in images])
+        height, width = shapes.amax(dim=0).tolist()
+        canvases = np.zeros((len(images), height, width, 3), dtype=np.uint8)
+        for canvas, image in zip(canvases, images, strict=True):
+            canvas[: image.shape[0], : image.shape[1]] = image
+        return Canvases(
+            torch.from_numpy(canvases),
+            shapes,
+            torch.tensor(sizes),
+            torch.tensor(indices),
+            epoch,
+            tuple(problems),
+        )
+
+    def _read(self, wanted: int, problems: list[tuple[str, str]]) -> tuple[np.ndarray, tuple[int, int], int]:
+        n = len(self.source)
+        for index in (np.arange(wanted, wanted + min(n, int(MAX_UNREADABLE * n) + 2)) % n).tolist():
+            try:
+                return *self.source.pixels(index, self.max_side), index
+            except UnreadableImage as error:
+                problems.append((str(error.path), error.reason))
+        return np.zeros((1, 1, 3), dtype=np.uint8), (1, 1), wanted  # whoever counts the problems stops here
+
+
+class Unreadable:
+    """Count each unreadable image once, name it, and stop beyond one in a hundred.
+
+    Parameters
+    ----------
+    source : ImageSource
+    share : float
+        The part of the images that is seen here: one over the number of processes, if each reads its own.
+
+    Attributes
+    ----------
+    news : list of str
+        Lines to be shown; whoever shows them takes them out.
+    """
+
+    def __init__(self, source: ImageSource, share: float = 1.0):
+        self.n_images, self.limit = len(source), MAX_UNREADABLE * len(source) * share
+        self.news = list(source.notes)
+        self.found: dict[str, str] = {}
+
+    def count(self, problems: Sequence[tuple[str, str]]) -> None:
+        """Take note of what a batch met; DataError if it is too much."""
+        for path, reason in problems:
+            if path not in self.found:
+                self.found[path] = reason
+                self.news.append(f"skipped unreadable image {path} ({reason}); {len(self.found)} so far")
+        if len(self.found) > self.limit:
+            names = ", ".join(list(self.found)[:3])
+            raise DataError(
+                f"{len(self.found)} of {self.n_images} images cannot be read, more than "
+                f"{MAX_UNREADABLE:.0%}: {names}, ...; remove or repair them"
+            )
+
+
+def _same(batch: Any) -> Any:
+    return batch  # it is put together already
+
+
+def ignore_signals(worker: int) -> None:
+    """Let a loader's worker live on when its whole process group is asked to stop: the trainer saves first."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
