@@ -40,8 +40,8 @@ def shipped(name):
 def test_shipped_configurations_are_all_here():
     names = {path.stem for path in CONFIGS}
     assert {f"{pair}_{method}" for pair in PAIRS for method in ("dino", "dino_vmf")} <= names
-    assert {"imagenet_vit_small16_ablation", "cifar10_ablation", "photos_ablation"} <= names
-    assert len(names) == 2 * len(PAIRS) + 4
+    assert {"imagenet_vit_small16_ablation", "cifar10_ablation", "photos_ablation", "photos_book"} <= names
+    assert len(names) == 2 * len(PAIRS) + 5
 
 
 @pytest.mark.parametrize("pair", PAIRS)
