@@ -1,6 +1,6 @@
 """A training step against DINO's longhand, what each saving gives, two processes, and what a full run would take.
 
-    python benchmarks/pretrain.py            # ten minutes on two cores
+    python benchmarks/pretrain.py            # a quarter of an hour on two idle cores
     python benchmarks/pretrain.py --quick    # tiny sizes, to see that it runs; targets are not judged
 
 Prints tables and writes them, with machine, versions and command, to pretrain.md in benchmarks/results. Before anything
@@ -51,7 +51,7 @@ class Sizes:
     step_rounds: int
 
 
-FULL = Sizes(3, "vit_small_patch16_224", (224, 224, *[96] * 10), 2, 65_536, 0.3, 2, 40, 2, 2)
+FULL = Sizes(3, "vit_small_patch16_224", (224, 224, *[96] * 10), 4, 65_536, 0.3, 2, 40, 4, 2)
 QUICK = Sizes(1, "vit_tiny_patch16_224", (32, 32, 16), 4, 256, 0.3, 1, 5, 1, 1)
 
 
@@ -129,7 +129,8 @@ def main(argv: list[str]) -> None:
     add(
         "Two processes",
         "`scripts/pretrain.py` on `photos`, one thread a process, gloo, the same number of images for each process; "
-        f"wall-clock, the best interval of five steps, median of {sizes.scaling_rounds} alternating runs.\n\n"
+        f"wall-clock, the best interval of five steps, median of {sizes.scaling_rounds} alternating runs. The "
+        f"machine's load just before was {os.getloadavg()[0]:.1f}; above 2, others had part of it.\n\n"
         + markdown_table(
             ["processes", "images a step", "images/s", "times one process"], pretrain_cases.scaling(sizes)
         ),
