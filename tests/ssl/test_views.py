@@ -264,6 +264,15 @@ def test_a_box_over_the_whole_image_sees_no_padding():
     assert geometry._crop_windows(canvases, start, end, draws.flip, 16, torch.float32).max() == 0
 
 
+def test_a_box_that_ends_with_the_image_ends_with_it_on_the_canvas():
+    """Without the rounding some ends come to lie a hair's breadth further, and one row of padding is seen."""
+    original = torch.arange(513, 5000)
+    shape = (original * 512 / 4999).round().long()
+    end = geometry._on_canvas(original[:, None], (shape.double() / original)[:, None])[:, 0]
+    assert torch.equal(end, shape.double())
+    assert torch.equal(end.float().ceil().long(), shape)
+
+
 def test_views_of_canvases_are_those_of_multi_crop():
     batch, indices = images(4), torch.tensor([9, 2, 5, 30])
     sizes = torch.tensor([48, 64]).expand(4, 2)
