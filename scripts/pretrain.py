@@ -11,11 +11,15 @@ says how long the run takes, and with ``--images`` it needs no data:
     python scripts/pretrain.py --config scripts/configs/imagenet_vit_small16_dino_vmf.yaml --dry-run \
         --images 1281167 --devices 8 --throughput 8000
 
+``--init-from FILE`` starts from a published checkpoint, from another run's, or from a backbone alone, and prints what
+was restored and what starts afresh.
+
 Any setting of the configuration can be given as ``--section.key=value``. The same command continues a run that was
 stopped or killed. Ctrl-C saves and exits with 130.
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -30,6 +34,9 @@ def main() -> int:
     )
     parser.add_argument("--config", type=Path, help="a YAML file, see scripts/configs (default: the built-in settings)")
     parser.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/NAME of the configuration)")
+    parser.add_argument(
+        "--init-from", metavar="FILE", help="start from these weights: DINO's, iBOT's, MSN's or a run's"
+    )
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="trace N steps into RUN_DIR/profile")
     plan = parser.add_argument_group("dry run")
     plan.add_argument("--dry-run", action="store_true", help="count what the run takes, and train nothing")
@@ -44,6 +51,8 @@ def main() -> int:
 
     try:
         overrides = _overrides(rest)
+        if known.init_from is not None:
+            overrides.append(f"run.init_from={json.dumps(known.init_from)}")
         if known.dry_run:
             return _dry_run(known, overrides)
         config = load_config(known.config, overrides)

@@ -95,3 +95,13 @@ def test_differences_name_every_setting():
     old = {"seed": 0, "run": {"epochs": 2, "device": "cpu"}}
     new = {"seed": 0, "run": {"epochs": 3, "device": "cpu", "extra": 1}}
     assert differences(old, new) == ["run.epochs: 2 -> 3", "run.extra: (absent) -> 1"]
+
+
+def test_a_setting_that_the_checkpoint_does_not_know_counts_as_its_default():
+    saved = {"run": {"epochs": 3}, "seed": 1}
+    defaults = {"run": {"epochs": 100, "compile": False}, "seed": 0, "data": {"cache": "auto"}}
+    same = {"run": {"epochs": 3, "compile": False}, "seed": 1, "data": {"cache": "auto"}}
+    assert differences(saved, same, defaults) == []
+    other = {"run": {"epochs": 3, "compile": True}, "seed": 1, "data": {"cache": True}}
+    assert differences(saved, other, defaults) == ["data.cache: auto -> True", "run.compile: False -> True"]
+    assert differences(saved, same) == ["data: (absent) -> {'cache': 'auto'}", "run.compile: (absent) -> False"]

@@ -120,13 +120,18 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
     return None
 
 
-def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings in which two nested configurations differ, each as ``key: saved -> now``."""
-    lines = []
+def differences(
+    saved: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any] | None = None, prefix: str = ""
+) -> list[str]:
+    """Settings in which two nested configurations differ, each as ``key: saved -> now``.
+
+    A setting that the saved one does not know, being of an older version, counts as its default.
+    """
+    defaults, lines = defaults or {}, []
     for key in sorted({*saved, *now}):
-        old, new = saved.get(key, "(absent)"), now.get(key, "(absent)")
+        old, new = saved.get(key, defaults.get(key, "(absent)")), now.get(key, "(absent)")
         if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, f"{prefix}{key}.")
+            lines += differences(old, new, defaults.get(key), f"{prefix}{key}.")
         elif old != new:
             lines.append(f"{prefix}{key}: {old} -> {new}")
     return lines

@@ -147,6 +147,9 @@ class RunConfig:
     device: str = "auto"
     compile: bool = False
     """Compile attention, MLP and norms of the backbone's blocks; it takes minutes, and pays on GPUs if anywhere."""
+    init_from: str | None = None
+    """Weights to start from: a published checkpoint, one of a run, or an exported backbone (the command's
+    ``--init-from``). What does not fit starts afresh, and is named."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl; the last step of an epoch always has one."""
     save_every: int = 1

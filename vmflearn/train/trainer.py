@@ -34,6 +34,7 @@ from vmflearn.train.schedules import cosine, teacher_temperature
 from vmflearn.train.state import DTYPES, State
 from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
 from vmflearn.train.timing import Speedometer
+from vmflearn.train.warm_start import start_from
 
 FREE_TO_CHANGE = {
     "data.workers",
@@ -100,6 +101,9 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False, profil
         state = State(config, device)
         if saved is not None:
             state.load(saved)
+        elif config.run.init_from is not None:
+            for line in start_from(state, config.run.init_from):
+                say(line)
         unfinished = state.step < state.last
         if unfinished:
             if distributed.rank() == 0:
@@ -316,7 +320,7 @@ def _check_same_run(config: Config, saved: dict[str, Any] | None, folder: Path) 
     """A checkpoint goes on only under the settings it was made with."""
     if saved is None:
         return
-    lines = differences(saved["config"], config.to_dict())
+    lines = differences(saved["config"], config.to_dict(), Config().to_dict())
     lines = [line for line in lines if line.partition(":")[0] not in FREE_TO_CHANGE]
     if lines:
         raise CheckpointError(
@@ -335,5 +339,7 @@ def _say_start(config: Config, state: State, say: Callable[[str], None]) -> None
         f"{torch.get_num_threads()} threads"
     )
     baselines = state.probe.baselines(state.teacher.backbone) if state.probe is not None else {}
+    if config.run.init_from is not None and baselines:
+        baselines["backbone it starts from"] = baselines.pop("untrained backbone")
     if baselines:
         say("kNN top-1 before training: " + ", ".join(f"{name} {value:.3f}" for name, value in baselines.items()))
