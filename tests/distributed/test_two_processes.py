@@ -48,7 +48,8 @@ def test_reductions(tmp_path):
 
 
 def test_two_processes_train_like_one(tmp_path):
-    """The same images, views, losses and centre whether one process takes the batch or two share it."""
+    """The same images, views, losses and centre whether one process takes the batch, two share it, or first one and
+    then, from its checkpoint, two."""
     arguments = [
         ROOT / "scripts" / "pretrain.py",
         "--config",
@@ -66,10 +67,15 @@ def test_two_processes_train_like_one(tmp_path):
     for processes in (1, 2):
         torchrun(processes, *arguments, tmp_path / str(processes))
         found[processes] = read(tmp_path / str(processes) / "metrics.jsonl")
-    assert len(found[1]) == len(found[2]) == 20
-    for one, two in zip(found[1], found[2], strict=True):
-        assert one.keys() == two.keys()
-        for key, value in one.items():
-            if key != "knn_top1":
-                assert two[key] == pytest.approx(value, rel=1e-6), (key, one["step"])
-    assert found[2][-1]["knn_top1"] == pytest.approx(found[1][-1]["knn_top1"], abs=0.01)
+    torchrun(1, *arguments, tmp_path / "changed", "--run.max_steps=8")
+    said = torchrun(2, *arguments, tmp_path / "changed")
+    assert "2 process(es) now, 1 before: every step keeps its images and their crops" in said
+    found["changed"] = read(tmp_path / "changed" / "metrics.jsonl")
+    assert [len(lines) for lines in found.values()] == [20, 20, 20]
+    for other in (2, "changed"):
+        for one, two in zip(found[1], found[other], strict=True):
+            for key, value in one.items():
+                if not key.endswith("_top1"):
+                    assert two[key] == pytest.approx(value, rel=1e-6), (key, one["step"])
+        for accuracy in ("knn_top1", "linear_top1"):
+            assert found[other][-1][accuracy] == pytest.approx(found[1][-1][accuracy], abs=0.01)

@@ -140,6 +140,7 @@ class State:
             "step": self.step,
             "best": self.best,
             "images": self.loader.order.n_images,
+            "processes": distributed.world_size(),
             "config": self.config.to_dict(),
             **{name: part.state_dict() for name, part in self._parts().items()},
         }

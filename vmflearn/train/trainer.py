@@ -112,6 +112,7 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False, profil
                 _say_start(config, state, say)
             else:
                 say(f"continuing {run_dir} at step {state.step} of {state.last}")
+                _say_processes(saved.get("processes"), say)
             _train(config, state, run_dir, stop, quiet, profile)
         if distributed.rank() == 0:
             export_backbone(config, state.teacher, run_dir)
@@ -326,6 +327,16 @@ def _check_same_run(config: Config, saved: dict[str, Any] | None, folder: Path) 
         raise CheckpointError(
             f"{folder} holds a run of another configuration ({'; '.join(lines)}); give another run folder with "
             "--run-dir, or the settings it was started with"
+        )
+
+
+def _say_processes(before: int | None, say: Callable[[str], None]) -> None:
+    """What it means that a run goes on with another number of processes."""
+    now = distributed.world_size()
+    if before is not None and before != now:
+        say(
+            f"{now} process(es) now, {before} before: every step keeps its images and their crops; sums are added in "
+            "another order, and drop path and a batch norm on CPUs see other parts of the batch"
         )
 
 
