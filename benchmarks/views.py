@@ -31,7 +31,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vmflearn.ssl import CropSpec, MultiCropTransform, crops, dino_crops, multi_crop
 from vmflearn.ssl.photometric import BLUR_RADIUS, IMAGENET_MEAN, IMAGENET_STD
-from vmflearn.ssl.views import Draws, crop_batch, crop_image, draw
+from vmflearn.ssl.views import Draws, crop_batch, crop_canvases, draw
 
 PACKAGES = ["torch", "torchvision", "pillow", "kornia"]
 
@@ -160,7 +160,8 @@ def fidelity_table(sizes: Sizes) -> str:
     table = draw([spec], seed=0, epoch=0, indices=range(n), sizes=[images.shape[2:]] * n)[0]
     upright = Draws(**(vars(table) | {"flip": torch.zeros(n, dtype=torch.bool)}))
     batched = 255 * crop_batch(images, upright, spec.size)
-    single = torch.stack([crop_image(image, upright[i], spec.size) for i, image in enumerate(images)]).float()
+    canvases, as_decoded = images.permute(0, 2, 3, 1).contiguous(), torch.ones(n, 2, dtype=torch.float64)
+    single = 255 * crop_canvases(canvases, upright, as_decoded, spec.size)
     orders, sigmas = len(table.order.unique(dim=0)), len(table.sigma.unique())
     rows = [
         ["multi_crop", *crop_errors(images, batched, table.boxes), str(orders), str(sigmas)],
