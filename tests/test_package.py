@@ -1,5 +1,6 @@
 """The project as a package: its lists of dependencies agree, the wheel is complete, importing it is cheap."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -136,6 +137,14 @@ def test_the_wheel_works_beside_its_core_dependencies_alone(tmp_path):
     )
     assert done.stdout == "ok\n", done.stderr
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["data", "evaluate", "sphere", "ssl", "train"])
+def test_no_public_name_is_that_of_a_file(name):
+    """Importing a file of a package sets its name there, and would hide the function that is loaded at its first use."""
+    package = importlib.import_module(f"vmflearn.{name}")
+    files = {path.stem for path in Path(package.__path__[0]).glob("*.py")}
+    assert files.isdisjoint(package.__all__)
 
 
 def _merge(source, target):

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vmflearn.ssl import ProbabilityCentering
-from vmflearn.ssl.prototype_loss import prototype_loss
+from vmflearn.ssl.fused_loss import prototype_loss
 from vmflearn.train import build_model
 from vmflearn.train.config import load_config
 from vmflearn.train.cost import count_cost, count_operations, count_tokens, crop_sizes

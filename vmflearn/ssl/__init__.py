@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from vmflearn.ssl.collapse import Finding, Monitor
     from vmflearn.ssl.diagnostics import effective_rank, teacher_statistics
     from vmflearn.ssl.downloads import fetch_published, published_names
+    from vmflearn.ssl.fused_loss import prototype_loss
     from vmflearn.ssl.heads import DINOHead
     from vmflearn.ssl.koleo import koleo_loss
     from vmflearn.ssl.losses import dino_loss
     from vmflearn.ssl.methods import MultiCropNetwork
-    from vmflearn.ssl.prototype_loss import prototype_loss
     from vmflearn.ssl.prototype_use import unique_prototypes, void_prototypes
     from vmflearn.ssl.prototypes import Prototypes
     from vmflearn.ssl.published import load_published
@@ -66,7 +66,7 @@ _MODULES = {
     "fetch_published": "downloads",
     "load_published": "published",
     "published_names": "downloads",
-    "prototype_loss": "prototype_loss",
+    "prototype_loss": "fused_loss",
     "attention_maps": "backbones",
     "create_backbone": "backbones",
     "dino_crops": "views",

@@ -15,9 +15,9 @@ from torch import Tensor
 from vmflearn import distributed
 from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
 from vmflearn.ssl.collapse import locate_not_finite
+from vmflearn.ssl.fused_loss import prototype_loss
 from vmflearn.ssl.koleo import koleo_loss
 from vmflearn.ssl.methods import MultiCropNetwork
-from vmflearn.ssl.prototype_loss import prototype_loss
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
 from vmflearn.train.optimizer import clip_each, drop_gradients, set_schedule, update_teacher
 

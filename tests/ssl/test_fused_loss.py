@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vmflearn.ssl.fused_loss import prototype_loss
 from vmflearn.ssl.losses import dino_loss
-from vmflearn.ssl.prototype_loss import prototype_loss
 from vmflearn.ssl.prototypes import Prototypes
 
 ALL = pytest.mark.parametrize("normalization", ["none", "l2", "vmf"])
