@@ -141,7 +141,7 @@ def test_the_wheel_works_beside_its_core_dependencies_alone(tmp_path):
 
 @pytest.mark.parametrize("name", ["data", "evaluate", "sphere", "ssl", "train"])
 def test_no_public_name_is_that_of_a_file(name):
-    """Importing a file of a package sets its name there, and would hide the function that is loaded at its first use."""
+    """Importing a file of a package sets its name there, and would hide a function that is loaded at its first use."""
     package = importlib.import_module(f"vmflearn.{name}")
     files = {path.stem for path in Path(package.__path__[0]).glob("*.py")}
     assert files.isdisjoint(package.__all__)
