@@ -112,7 +112,8 @@ def _join_processes(device: str) -> None:
     on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    # Between GPUs nccl; gloo beside it for what processors tell one another, so that they need not wait for the GPUs.
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
 
 
 if __name__ == "__main__":

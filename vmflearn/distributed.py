@@ -69,6 +69,16 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return total.to(x.device)
 
 
+def max_over_processes(number: int) -> int:
+    """Largest of the processes' numbers; the device is not waited for where the group also joins processors (gloo)."""
+    if not is_distributed():
+        return number
+    shared = torch.tensor(number)
+    shared = shared.to(_exchange_device(shared))
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return int(shared)
+
+
 def broadcast_from_first(x: Tensor) -> Tensor:
     """The first process's tensor, on every process.
 
@@ -163,7 +173,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def _exchange_device(x: Tensor) -> torch.device:
-    """Where the process group can read a tensor: nccl only on a GPU, gloo on the CPU."""
+    """Where the process group can read a tensor: nccl only on a GPU, gloo on the CPU, both of them anywhere."""
     backend = dist.get_backend()
     if backend == "nccl":
         return x.device if x.is_cuda else torch.device("cuda", torch.cuda.current_device())

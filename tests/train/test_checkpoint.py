@@ -51,6 +51,26 @@ def test_a_cut_checkpoint_gives_way_to_the_one_before(tmp_path, kept):
     assert "step-00000002.damaged" in names(tmp_path)
 
 
+def test_a_changed_byte_is_found_though_the_archive_can_be_read(tmp_path):
+    save_checkpoint(tmp_path, 1, state(1))
+    newest = save_checkpoint(tmp_path, 2, state(2))
+    content = bytearray(newest.read_bytes())
+    at = bytes(content).index(state(2)["weights"].numpy().tobytes()[400:440])  # within the weights
+    content[at] ^= 1
+    newest.write_bytes(content)
+    assert not torch.equal(torch.load(newest, weights_only=True)["weights"], state(2)["weights"])  # PyTorch reads on
+    said = []
+    assert load_newest(tmp_path, said.append)["step"] == 1
+    assert "step-00000002.pt cannot be read (its content has changed since it was written" in said[0]
+
+
+def test_what_is_read_is_what_was_saved_and_older_checkpoints_without_a_digest_are_taken(tmp_path):
+    save_checkpoint(tmp_path, 1, state(1))
+    assert set(load_newest(tmp_path, pytest.fail)) == {"step", "weights"}
+    torch.save(state(2), checkpoint_path(tmp_path, 2))
+    assert load_newest(tmp_path, pytest.fail)["step"] == 2
+
+
 def test_nothing_readable_is_an_error_that_keeps_the_files(tmp_path):
     save_checkpoint(tmp_path, 1, state(1)).write_bytes(b"")
     for _ in range(2):  # also the second time: starting afresh would wipe the records

@@ -128,6 +128,14 @@ def test_the_parts_of_memory():
     assert alone.total == alone.weights + alone.activations + alone.last_layer + alone.crops
 
 
+def test_parts_divide_the_activations_and_leave_the_rest():
+    overrides = [*SMALL, *CASES["one local crop"], "optimizer.batch_size=8"]
+    whole, parts = (count_cost(load_config(None, [*overrides, f"optimizer.accumulation={n}"])).memory for n in (1, 4))
+    assert whole.activations == 4 * parts.activations > 0
+    assert (whole.weights, whole.crops) == (parts.weights, parts.crops)
+    assert parts.last_layer < whole.last_layer
+
+
 def test_another_network_is_counted_by_pytorch_and_left_as_it_was():
     overrides = ["model.backbone=resnet18", "views.global_size=64", "views.local_size=32", "views.n_local=1"]
     config = load_config(None, [*overrides, "head.out_dim=64", "head.hidden_dim=32", "head.bottleneck_dim=16"])

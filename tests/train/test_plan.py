@@ -62,6 +62,13 @@ def test_images_are_counted_where_they_can_be():
         make_plan(tiny("data.source=folder", "data.root=nowhere"))
 
 
+def test_parts_that_do_not_divide_a_share_are_refused_and_the_others_are_told():
+    with pytest.raises(ConfigError, match=r"accumulation=3 does not divide the 25 images of a process .* over 4\)"):
+        make_plan(tiny("optimizer.accumulation=3"), images=1000, devices=4)
+    said = describe(make_plan(tiny("optimizer.accumulation=5"), images=1000, devices=4))
+    assert "memory of a process (25 images in 5 parts, float32)" in said
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -147,9 +147,10 @@ class Longhand:
     ("normalization", "learn_magnitudes"), [("none", True), ("none", False), ("l2", False), ("vmf", True)]
 )
 @pytest.mark.parametrize(
-    ("n_local", "out_dim", "student_temp", "teacher_temp"), [(0, 2, 0.1, 0.04), (3, 9, 0.1, 0.07), (6, 33, 0.2, 0.02)]
+    ("n_local", "out_dim", "student_temp", "teacher_temp", "parts"),
+    [(0, 2, 0.1, 0.04, 1), (3, 9, 0.1, 0.07, 1), (3, 9, 0.1, 0.07, 2), (6, 33, 0.2, 0.02, 4)],
 )
-def test_steps_equal_the_longhand(normalization, learn_magnitudes, n_local, out_dim, student_temp, teacher_temp):
+def test_steps_equal_the_longhand(normalization, learn_magnitudes, n_local, out_dim, student_temp, teacher_temp, parts):
     student, teacher, centering, optimizer = make(normalization, out_dim, learn_magnitudes)
     longhand = Longhand(student, normalization)
     for step in range(4):
@@ -162,6 +163,7 @@ def test_steps_equal_the_longhand(normalization, learn_magnitudes, n_local, out_
             teacher_temp=teacher_temp,
             clip_grad=0.05,
             freeze_prototypes=step < 2,
+            accumulation=parts,
         )
         result = training_step(student, teacher, centering, optimizer, crops, settings)
         assert result.loss == pytest.approx(longhand.step(crops, settings), rel=1e-10, abs=1e-14)
@@ -204,15 +206,16 @@ def test_the_centre_can_leave_the_normaliser_out():
     torch.testing.assert_close(centering.center, 0.1 * z.softmax(-1).mean(0).log())
 
 
-def test_koleo_pulls_duplicates_apart_and_is_reported():
+@pytest.mark.parametrize("parts", [1, 2])
+def test_koleo_pulls_duplicates_apart_and_is_reported(parts):
     student, teacher, centering, optimizer = make("vmf", 9, True)
     with torch.no_grad():
         student.prototypes.weight_v[1] = student.prototypes.weight_v[0] + 0.01
     before = float(koleo_loss(student.prototypes.directions.detach()))
     result = training_step(
-        student, teacher, centering, optimizer, make_crops(1), settings(koleo=10.0, weight_decay=0.0)
+        student, teacher, centering, optimizer, make_crops(1), settings(koleo=10.0, accumulation=parts)
     )
-    assert result.koleo == pytest.approx(before)
+    assert float(result.koleo) == pytest.approx(before)
     assert float(koleo_loss(student.prototypes.directions.detach())) < before - 0.1
 
 
@@ -223,13 +226,37 @@ def test_sinkhorn_gives_targets_that_use_all_components():
     assert float((share - 1 / 9).abs().max()) < 0.02
 
 
-def test_a_loss_that_is_not_finite_names_the_image_and_changes_nothing():
+@pytest.mark.parametrize("kind", [ProbabilityCentering, SinkhornKnopp])
+def test_parts_with_koleo_and_any_centring_take_the_step_of_the_whole_batch(kind):
+    """Targets are those of the batch: made part by part, Sinkhorn's would differ by far more than rounding."""
+    crops, ends = make_crops(2, batch=6), []
+    for parts in (1, 2, 3, 6):
+        student, teacher, centering, optimizer = make("vmf", 9, True, kind)
+        chosen = settings(koleo=0.1, accumulation=parts, clip_grad=0.05)
+        losses = [training_step(student, teacher, centering, optimizer, crops, chosen).loss for _ in range(3)]
+        state = {**student.state_dict(), **{f"teacher.{k}": v for k, v in teacher.state_dict().items()}}
+        ends.append((losses, {**state, **centering.state_dict()}))
+    for losses, state in ends[1:]:
+        assert losses == pytest.approx(ends[0][0], rel=1e-12)
+        for name, value in state.items():
+            torch.testing.assert_close(value, ends[0][1][name], rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("parts", [0, 3, 8])
+def test_images_that_do_not_divide_are_refused(parts):
+    student, teacher, centering, optimizer = make("vmf", 9, True)
+    with pytest.raises(ValueError, match=f"accumulation={parts} does not divide 4 images"):
+        training_step(student, teacher, centering, optimizer, make_crops(1), settings(accumulation=parts))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_loss_that_is_not_finite_names_the_image_and_changes_nothing(parts):
     student, teacher, centering, optimizer = make("none", 9, True)
     before = [{k: v.clone() for k, v in part.state_dict().items()} for part in (student, teacher, centering)]
     crops = make_crops(2)
     crops[3][2, 0, 0, 0] = math.nan
     with pytest.raises(TrainingError, match=r"loss is nan .*student_features of image 2 of the batch"):
-        training_step(student, teacher, centering, optimizer, crops, settings())
+        training_step(student, teacher, centering, optimizer, crops, settings(accumulation=parts))
     for part, saved in zip((student, teacher, centering), before, strict=True):
         for name, value in part.state_dict().items():
             assert torch.equal(value, saved[name])

@@ -140,6 +140,11 @@ class Monitor:
         self._last_win = self._last_win.to(winners.device).index_fill(0, winners, self._images)
 
     @torch.no_grad()
+    def share(self) -> None:
+        """Tell all processes what won on any of them: all call it before one of them saves the state."""
+        self._last_win = gather_rows(self._last_win[None]).amax(dim=0)
+
+    @torch.no_grad()
     def observe(
         self,
         *,
@@ -181,8 +186,8 @@ class Monitor:
         self._not_finite = locate_not_finite(loss=loss_there, features=features, teacher_y=teacher_y, targets=targets)
         if self._not_finite is not None:
             return {}
-        last_win = gather_rows(self._last_win.to(targets.device)[None]).amax(dim=0)
-        self._last_win = last_win
+        self.share()
+        last_win = self._last_win.to(targets.device)
         used = (last_win >= 0) & (last_win > self._images - self.window)
         distance, fingerprint, shared = _compare(student, teacher)
         metrics = {
@@ -261,7 +266,7 @@ class Monitor:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values. Wins on other processes since the last ``observe`` are not in it."""
+        """Tensors and plain values. Wins on other processes since the last ``share`` are not in it."""
         return {
             "images": self._images,
             "last_win": self._last_win.cpu(),

@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill, a full disk and a cut: written aside, then renamed; the last two and the best stay.
 
-A checkpoint is a ``torch.save`` archive of tensors and plain values, read back with ``weights_only=True``.
+A checkpoint is a ``torch.save`` archive of tensors and plain values, read back with ``weights_only=True``. It carries a
+digest of all that it holds: an archive of which some bytes have changed is still read by PyTorch, with other weights.
 """
 
 import contextlib
@@ -13,8 +14,13 @@ from typing import Any
 
 import torch
 
+from vmflearn.train.digest import digest
+
 KEEP = 2
 """How many of the newest checkpoints stay; two, so that a damaged one leaves its predecessor."""
+
+DIGEST = "sha256"
+"""Where a checkpoint holds the digest of the rest of it."""
 
 
 class CheckpointError(RuntimeError):
@@ -48,7 +54,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, best: boo
     CheckpointError
         If it cannot be written.
     """
-    path = checkpoint_path(folder, step)
+    path, state = checkpoint_path(folder, step), {**state, DIGEST: digest(state)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if best:  # first: a kill between the two leaves a best.pt that the resumed run writes again
@@ -92,7 +98,8 @@ def _link(source: Path, target: Path) -> None:
 def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest checkpoint that can be read, or None where there is none at all.
 
-    A damaged one (cut short, say) is named through ``warn`` and set aside as ``*.damaged``; the one before it is taken.
+    A damaged one (cut short, or not what its digest says) is named through ``warn`` and set aside as ``*.damaged``; the
+    one before it is taken.
 
     Raises
     ------
@@ -102,7 +109,7 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
     damaged: list[Path] = []
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved = _read(path)
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             warn(f"checkpoint {path} cannot be read ({reason[:120]}); looking for an earlier one")
@@ -118,6 +125,15 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
             "afresh"
         )
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint, proved to be what was saved; one of an older version has no digest, and is taken as it is."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    expected = saved.pop(DIGEST, None)
+    if expected is not None and digest(saved) != expected:
+        raise ValueError("its content has changed since it was written: the digest differs")
+    return saved
 
 
 def differences(

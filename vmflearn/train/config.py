@@ -123,6 +123,8 @@ class OptimizerConfig:
 
     batch_size: int = 1024
     """Images a step, over all processes."""
+    accumulation: int = 1
+    """Parts into which each process divides its images of a step: as many times less activations, the same step."""
     lr: float = 5e-4
     """Peak learning rate for a batch of 256; it scales with the batch."""
     min_lr: float = 1e-5
@@ -299,6 +301,7 @@ def _check(config: Config) -> None:
         ("head.n_layers", config.head.n_layers, 1),
         ("head.koleo", config.head.koleo, 0),
         ("optimizer.batch_size", config.optimizer.batch_size, 1),
+        ("optimizer.accumulation", config.optimizer.accumulation, 1),
         ("optimizer.lr", config.optimizer.lr, 0),
         ("optimizer.min_lr", config.optimizer.min_lr, 0),
         ("optimizer.weight_decay", config.optimizer.weight_decay, 0),
@@ -351,6 +354,16 @@ def _check(config: Config) -> None:
             f"{config.teacher.centering}"
         )
     _check_data(config.data)
+
+
+def check_parts(optimizer: OptimizerConfig, processes: int) -> None:
+    """Refuse a share of the batch that ``optimizer.accumulation`` does not divide into equal parts."""
+    share = optimizer.batch_size // processes
+    if share % optimizer.accumulation:
+        raise ConfigError(
+            f"optimizer.accumulation={optimizer.accumulation} does not divide the {share} images of a process "
+            f"(optimizer.batch_size={optimizer.batch_size} over {processes}) into equal parts"
+        )
 
 
 def _check_data(data: DataConfig) -> None:

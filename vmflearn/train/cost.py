@@ -213,16 +213,18 @@ def count_cost(config: Config, processes: int = 1) -> Cost:
 
 
 def _memory(config: Config, network: MultiCropNetwork, sizes: Sequence[int], batch: int) -> Memory:
+    part = -(-batch // config.optimizer.accumulation)  # the student takes its images part by part, the teacher's
+    # logits are those of all of them
     item = DTYPES[config.run.precision].itemsize
     parameters = list(network.parameters())
     total, trained = (sum(p.numel() for p in some) for some in (parameters, [p for p in parameters if p.requires_grad]))
     with FakeTensorMode(allow_non_fake_inputs=True):  # tensors that have shapes and no content
         network.to_empty(device="cpu")
         two, three = (_saved_bytes(config, network, sizes, n) for n in (2, 3))
-    rows, out_dim = (len(sizes) + 2) * batch, config.head.out_dim
+    rows, out_dim = (len(sizes) + 2) * part, config.head.out_dim
     return Memory(
         weights=item * (2 * total + 3 * trained),
-        activations=(three - two) * batch,  # the difference leaves out what does not grow: weights in bfloat16
+        activations=(three - two) * part,  # the difference leaves out what does not grow: weights in bfloat16
         last_layer=item * (3 * 2 * batch * out_dim + rows * min(CHUNK, out_dim)),
         crops=item * batch * sum(3 * size**2 for size in sizes),
     )

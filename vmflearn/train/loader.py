@@ -22,7 +22,7 @@ from vmflearn.ssl.transfer import send
 from vmflearn.ssl.views import CropSpec, multi_crop, multi_crop_canvases
 from vmflearn.train.cache import cached, select
 from vmflearn.train.canvases import Canvases, DataError, Unreadable, decode_batches
-from vmflearn.train.config import Config, ConfigError, DataConfig
+from vmflearn.train.config import Config, ConfigError, DataConfig, check_parts
 from vmflearn.train.prefetch import prefetch
 
 __all__ = ["ArrayLoader", "DataError", "Order", "SourceLoader", "make_loader", "open_training", "open_validation"]
@@ -143,6 +143,7 @@ class _Steps:
 
 def make_loader(config: Config, crops: Sequence[CropSpec], device: torch.device) -> ArrayLoader | SourceLoader:
     """The loader that a configuration asks for."""
+    check_parts(config.optimizer, distributed.world_size())
     if config.data.source == "photos":
         images = load_photos("train").images
         order = Order(len(images), config.optimizer.batch_size, config.seed)

@@ -6,7 +6,7 @@ import torch
 
 from vmflearn.data.photos import load_photos
 from vmflearn.data.sources import open_images
-from vmflearn.train.config import Config, ConfigError
+from vmflearn.train.config import Config, ConfigError, check_parts
 from vmflearn.train.cost import Cost, count_cost
 from vmflearn.train.peak import matrix_rate
 
@@ -94,6 +94,7 @@ def make_plan(
     batch = config.optimizer.batch_size
     if batch % devices:
         raise ConfigError(f"optimizer.batch_size={batch} is not a multiple of the {devices} devices")
+    check_parts(config.optimizer, devices)
     images = _count_images(config) if images is None else images
     if batch > images:
         raise ConfigError(f"optimizer.batch_size={batch} is larger than the data set ({images} images)")
@@ -146,7 +147,7 @@ def describe(plan: Plan) -> str:
             ],
         ),
         (
-            f"memory of a process ({config.optimizer.batch_size // plan.devices} images, {config.run.precision})",
+            f"memory of a process ({_share(plan)}, {config.run.precision})",
             [
                 ("weights", _bytes(memory.weights), "student, gradients, AdamW, teacher"),
                 ("activations", _bytes(memory.activations), "kept for the backward pass"),
@@ -177,6 +178,12 @@ def describe(plan: Plan) -> str:
     for title, rows in sections:
         lines += ["", title, *(f"  {a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in rows)]
     return "\n".join(lines)
+
+
+def _share(plan: Plan) -> str:
+    """Images that a process takes in a step, and in how many parts."""
+    images, parts = plan.config.optimizer.batch_size // plan.devices, plan.config.optimizer.accumulation
+    return f"{images} images" + (f" in {parts} parts" if parts > 1 else "")
 
 
 def _speed(plan: Plan) -> list[tuple[str, str, str]]:

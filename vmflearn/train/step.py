@@ -1,16 +1,20 @@
 """One training step: DINO's, with the mixture's normaliser where the head has one (Eqs. 3 to 9).
 
-In this order: teacher and student; targets from the centred teacher; loss; check; backward; clip; frozen prototypes
-forget their gradient; AdamW; EMA of the teacher; centre.
+In this order: teacher; targets from the centred teacher; student, loss and backward, for the batch at once or part by
+part; check; clip; frozen prototypes forget their gradient; AdamW; EMA of the teacher; centre.
+
+The loss L is a mean over the images, so that with parts of equal size L = (L_1 + ... + L_n) / n, and gradients add up
+in the same way. The targets are not: centring and Sinkhorn see the batch, so they are made for all of it first.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from vmflearn import distributed
 from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
@@ -19,6 +23,7 @@ from vmflearn.ssl.fused_loss import prototype_loss
 from vmflearn.ssl.koleo import koleo_loss
 from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
+from vmflearn.train.arrival import Arrival
 from vmflearn.train.optimizer import clip_each, drop_gradients, set_schedule, update_teacher
 
 Centering = LogitCentering | ProbabilityCentering | SinkhornKnopp
@@ -51,6 +56,9 @@ class StepSettings:
         Weight of the KoLeo loss on the prototypes' directions.
     autocast : bool
         Run backbone and MLP in bfloat16.
+    accumulation : int
+        Parts into which each process divides its images, one after the other: activations are held for one part at a
+        time. Batch norm and drop path see the parts; nothing else of the step does.
     """
 
     lr: float
@@ -63,6 +71,7 @@ class StepSettings:
     center_normalizer: bool = True
     koleo: float = 0.0
     autocast: bool = False
+    accumulation: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,15 +88,15 @@ class StepResult:
         The teacher's, before the head.
     teacher_y : Tensor, (2, batch, bottleneck_dim)
         The teacher's bottleneck vectors.
-    koleo : float or None
-        The KoLeo loss, without its weight, where it has one.
+    koleo : Tensor or None
+        The KoLeo loss, without its weight, where it has one: a number that stays on the device until it is asked for.
     """
 
     loss: float
     targets: Tensor
     features: Tensor
     teacher_y: Tensor
-    koleo: float | None
+    koleo: Tensor | None
 
 
 def training_step(
@@ -123,27 +132,41 @@ def training_step(
     Raises
     ------
     TrainingError
-        If the loss is not finite; nothing has been changed then, on any process.
+        If the loss is not finite; nothing but gradients has been changed then, on any process.
+    ValueError
+        If the images cannot be divided into ``accumulation`` equal parts.
     """
-    tau_s, tau_t = settings.student_temp, settings.teacher_temp
-    with torch.autocast(crops[0].device.type, torch.bfloat16) if settings.autocast else nullcontext():
-        with torch.no_grad():
-            features, teacher_y = teacher.embed(crops[:2])
-        student_features, y = (embed or student.embed)(crops)
+    tau_s, tau_t, n_parts = settings.student_temp, settings.teacher_temp, settings.accumulation
+    embed = student.embed if embed is None else embed
+    parts = _divide(crops, n_parts)
+    with torch.no_grad(), _precision(crops, settings):
+        seen = [teacher.embed(part[:2]) for part in parts]
+        features, teacher_y = (torch.cat(pieces, dim=1) for pieces in zip(*seen, strict=True))
     with torch.no_grad():
         teacher_logits = teacher.prototypes(teacher_y, tau_t)
         targets = centering.probabilities(teacher_logits, tau_t)
-    loss = prototype_loss(y, student.prototypes, tau_s, targets)
-    mean_loss = float(distributed.mean_over_processes(loss.detach()))
-    if not math.isfinite(mean_loss):
-        _complain(mean_loss, settings, student_features=student_features, student_y=y, teacher_y=teacher_y)
-    koleo = None
-    if settings.koleo > 0:
-        spread = koleo_loss(student.prototypes.directions)
-        loss, koleo = loss + settings.koleo * spread, float(spread.detach())
 
     optimizer.zero_grad()
-    loss.backward()
+    koleo, total, outputs = None, torch.zeros((), device=targets.device), []
+    for i, (part, target) in enumerate(zip(parts, targets.chunk(n_parts, dim=1), strict=True)):
+        last = i + 1 == n_parts
+        with nullcontext() if last else _unsynchronised(embed):
+            with _precision(crops, settings):
+                student_features, y = embed(part)
+            loss = prototype_loss(y, student.prototypes, tau_s, target) / n_parts
+            total = total + loss.detach()
+            outputs.append((student_features.detach(), y.detach()))
+            if last:
+                arrival = Arrival(distributed.mean_over_processes(total))
+                if settings.koleo > 0:
+                    koleo = koleo_loss(student.prototypes.directions)
+                    loss = loss + settings.koleo * koleo
+            loss.backward()
+    mean_loss = arrival.value()
+    if not math.isfinite(mean_loss):
+        student_features, y = (torch.cat(pieces, dim=1) for pieces in zip(*outputs, strict=True))
+        _complain(mean_loss, settings, student_features=student_features, student_y=y, teacher_y=teacher_y)
+
     clip_each(student.parameters(), settings.clip_grad)
     if settings.freeze_prototypes:
         drop_gradients(student.prototypes)
@@ -154,7 +177,26 @@ def training_step(
         teacher_logits = teacher_logits - teacher.prototypes.log_normalizers(tau_t)
     update_teacher(teacher, student, settings.momentum)
     centering.update(teacher_logits, tau_t)
-    return StepResult(mean_loss, targets, features, teacher_y, koleo)
+    return StepResult(mean_loss, targets, features, teacher_y, None if koleo is None else koleo.detach())
+
+
+def _precision(crops: Sequence[Tensor], settings: StepSettings) -> AbstractContextManager[None]:
+    """Bfloat16 for matrix products, where it is wanted."""
+    return torch.autocast(crops[0].device.type, torch.bfloat16) if settings.autocast else nullcontext()
+
+
+def _divide(crops: Sequence[Tensor], n_parts: int) -> list[list[Tensor]]:
+    """All crops of the first images, all crops of the next, and so on."""
+    if n_parts < 1 or any(len(crop) % n_parts for crop in crops):
+        raise ValueError(f"accumulation={n_parts} does not divide {len(crops[0])} images into equal parts")
+    if n_parts == 1:
+        return [list(crops)]
+    return [list(part) for part in zip(*(crop.chunk(n_parts) for crop in crops), strict=True)]
+
+
+def _unsynchronised(embed: Embedding) -> AbstractContextManager[None]:
+    """Leave gradients on their process until those of the last part have been added."""
+    return embed.no_sync() if isinstance(embed, DistributedDataParallel) else nullcontext()
 
 
 def _complain(loss: float, settings: StepSettings, **tensors: Tensor) -> None:

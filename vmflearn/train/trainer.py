@@ -24,7 +24,8 @@ from vmflearn import distributed
 from vmflearn.ssl.diagnostics import gradient_norm, update_norm
 from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.ssl.prototype_use import unique_prototypes
-from vmflearn.train.checkpoint import CheckpointError, differences, load_newest, save_checkpoint
+from vmflearn.train.checkpoint import CheckpointError, differences, load_newest
+from vmflearn.train.checkpoint_writer import CheckpointWriter
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.cost import crop_sizes
 from vmflearn.train.profiling import profiled
@@ -41,12 +42,14 @@ FREE_TO_CHANGE = {
     "data.cache",
     "data.root",
     "data.val_root",
+    "optimizer.accumulation",
     "run.device",
     "run.compile",
     "run.save_every",
     "run.max_steps",
 }
-"""Settings that a resumed run may change: they say where and how to run, and (the same number of) images may move."""
+"""Settings that a resumed run may change: where and how to run. (The same number of) images may move; the parts of a
+batch change a step by rounding, and what batch norm and drop path see."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -108,9 +111,9 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False, profil
         if unfinished:
             if distributed.rank() == 0:
                 write_preamble(config, run_dir)
-            if saved is None:
+            if saved is None and not quiet:
                 _say_start(config, state, say)
-            else:
+            elif saved is not None:
                 say(f"continuing {run_dir} at step {state.step} of {state.last}")
                 _say_processes(saved.get("processes"), say)
             _train(config, state, run_dir, stop, quiet, profile)
@@ -129,7 +132,7 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
             embedding, device_ids=[state.device] if state.device.type == "cuda" else None, broadcast_buffers=False
         )
     records = Records(run_dir, state.step, state.last, active=distributed.rank() == 0)
-    told: set[str] = set()
+    writer, told = CheckpointWriter(run_dir / "checkpoints"), set[str]()
     speed, images = Speedometer(student, crop_sizes(config), state.device, run.precision), 0
     speed.clock.watch(state.optimizer)
     if not quiet:
@@ -159,14 +162,14 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
             state.step += 1
             images += config.optimizer.batch_size
             epochs_done = state.step // state.steps_per_epoch
-            stopping = _anyone(stop.get("signal", 0), state.device)
+            stopping = distributed.max_over_processes(stop.get("signal", 0))  # all stop at the same step
             better = False
             if logged:
                 metrics: dict[str, Any] = {
                     "step": state.step,
                     "epoch": epoch,
                     "loss": result.loss,
-                    **({} if result.koleo is None else {"koleo": result.koleo}),
+                    **({} if result.koleo is None else {"koleo": float(result.koleo)}),
                     **_observe(state, result, settings),
                     "gradient_norm": gradient_norm(student.parameters()),
                     "update_norm": update_norm(before, student.parameters()),
@@ -198,13 +201,18 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
             while state.loader.news:
                 news = state.loader.news.pop(0)
                 records.say(news) if records.active else print(f"[process {distributed.rank()}] {news}", flush=True)
+            writer.check()
             if run_ends or stopping or better or (epoch_ends and epochs_done % run.save_every == 0):
+                state.monitor.share()
                 records.flush()
                 if distributed.rank() == 0:
-                    save_checkpoint(run_dir / "checkpoints", state.step, state.save(), best=better)
+                    writer.save(state.step, state.save(), best=better)
             if stopping and not run_ends:
+                writer.wait()
                 raise Interrupted(stopping, f"stopped at step {state.step}; the same command continues from there")
+        writer.wait()
     finally:
+        writer.close()
         records.close()
 
 
@@ -236,6 +244,7 @@ def step_settings(config: Config, step: int, steps_per_epoch: int) -> StepSettin
         center_normalizer=teacher.center_normalizer,
         koleo=config.head.koleo,
         autocast=config.run.precision == "bfloat16",
+        accumulation=optim.accumulation,
     )
 
 
@@ -271,15 +280,6 @@ def _load_together(folder: Path, say: Callable[[str], None]) -> dict[str, Any] |
         if len(set(steps)) > 1:
             raise CheckpointError(f"processes find checkpoints of steps {steps} in {folder}: all nodes must share it")
     return saved
-
-
-def _anyone(number: int, device: torch.device) -> int:
-    """The largest number of any process: all stop at the same step if one of them is asked to."""
-    if not distributed.is_distributed():
-        return number
-    shared = torch.tensor(number, device=device)
-    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
-    return int(shared)
 
 
 @contextmanager

@@ -1,0 +1,32 @@
+"""A number on its way from the device, while the device goes on working."""
+
+import torch
+from torch import Tensor
+
+
+class Arrival:
+    """The value of a tensor, asked for now and read later.
+
+    ``float(x)`` on a GPU waits for all that has been queued for it, and leaves it idle until the processor has queued
+    something new. Here the copy is queued behind ``x`` itself, and `value` waits for that copy alone: what was queued
+    in between (a backward pass, say) keeps the device busy meanwhile.
+
+    Parameters
+    ----------
+    x : Tensor, ()
+        On any device.
+    """
+
+    def __init__(self, x: Tensor):
+        self._there, self._copied = x, None
+        if x.device.type == "cuda":
+            self._there = torch.empty_like(x, device="cpu", pin_memory=True)
+            self._there.copy_(x, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(x.device))
+
+    def value(self) -> float:
+        """The number."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return float(self._there)
