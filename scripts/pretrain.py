@@ -15,7 +15,9 @@ says how long the run takes, and with ``--images`` it needs no data:
 was restored and what starts afresh.
 
 Any setting of the configuration can be given as ``--section.key=value``. The same command continues a run that was
-stopped or killed. Ctrl-C saves and exits with 130.
+stopped or killed. Ctrl-C saves and exits with 130. ``torchrun --max-restarts N`` starts all processes again from the
+last checkpoint when one of them is lost; ``scripts/slurm/pretrain.sbatch`` is a batch job that is put back into the
+queue when its time is over.
 """
 
 import argparse
@@ -67,6 +69,15 @@ def main() -> int:
     except (ConfigError, CheckpointError, DataError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not _lost_peer(error):
+            raise
+        print(
+            f"error: another process was lost ({str(error).splitlines()[0][:200]}); torchrun --max-restarts starts all "
+            "of them again from the last checkpoint, as does the same command",
+            file=sys.stderr,
+        )
+        return 3
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -103,6 +114,13 @@ def _overrides(arguments: list[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
+
+
+def _lost_peer(error: RuntimeError) -> bool:
+    """Whether an exchange failed because its other end is gone, which is no fault of this process."""
+    signs = ("connection reset by peer", "connection closed by peer", "connection refused", "broken pipe", "socket")
+    lost = isinstance(error, torch.distributed.DistError) or any(sign in str(error).lower() for sign in signs)
+    return lost and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def _join_processes(device: str) -> None:

@@ -7,6 +7,7 @@ continues as if it had not been: the schedules and the data order are functions 
 Launch it with ``scripts/pretrain.py``, or call ``pretrain(load_config(path), run_dir)``.
 """
 
+import inspect
 import os
 import signal
 import time
@@ -128,9 +129,10 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
     student, teacher, run = state.student, state.teacher, config.run
     embedding: nn.Module = _Embedding(student)
     if distributed.is_distributed():
-        embedding = nn.parallel.DistributedDataParallel(
-            embedding, device_ids=[state.device] if state.device.type == "cuda" else None, broadcast_buffers=False
-        )
+        ddp = nn.parallel.DistributedDataParallel
+        renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters  # in the newest PyTorch
+        buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        embedding = ddp(embedding, device_ids=[state.device] if state.device.type == "cuda" else None, **buffers)
     records = Records(run_dir, state.step, state.last, active=distributed.rank() == 0)
     writer, told = CheckpointWriter(run_dir / "checkpoints"), set[str]()
     speed, images = Speedometer(student, crop_sizes(config), state.device, run.precision), 0
