@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,17 @@ class Way:
     """One way to train: networks, optimiser, centre, and a step; all ways start from the same weights."""
 
     def __init__(
-        self, sizes: Any, *, fused: bool = True, per_crop: bool = False, rate: float = 0.0, subset: bool = False
+        self,
+        sizes: Any,
+        *,
+        fused: bool = True,
+        per_crop: bool = False,
+        rate: float = 0.0,
+        subset: bool = False,
+        parts: int = 1,
     ):
         torch.manual_seed(0)
+        self.settings = replace(SETTINGS, accumulation=parts)
         kind = PassPerCrop if per_crop else MultiCropNetwork
         networks = []
         for drop in (rate, 0.0):
@@ -58,7 +67,7 @@ class Way:
 
     def step(self, crops: list[Tensor]) -> float:
         """Take one step; returns its loss."""
-        return training_step(self.student, self.teacher, self.centering, self.optimizer, crops, SETTINGS).loss
+        return training_step(self.student, self.teacher, self.centering, self.optimizer, crops, self.settings).loss
 
 
 class WrittenLogits(Way):
@@ -150,6 +159,7 @@ def measure_steps(sizes: Any) -> list[Row]:
         "ours, attention with its matrix": Way(sizes, fused=False),
         "ours, a pass for every crop": Way(sizes, per_crop=True),
         "ours, all logits written down": WrittenLogits(sizes),
+        "ours, in two parts": Way(sizes, parts=2),
     }
     assert_equal_steps(ways, crops, ours)
 
@@ -216,6 +226,7 @@ def scaling(sizes: Any) -> list[list[str]]:
                 command += [str(ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml")]
                 command += [f"--run-dir={run_dir}", f"--run.max_steps={sizes.scaling_steps}", "--run.log_every=5"]
                 command += [f"--optimizer.batch_size={64 * processes}", "--run.knn_every=0", "--run.device=cpu"]
+                command += sizes.scaling_options
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                 subprocess.run(command, check=True, capture_output=True, env=environment)
                 lines = (run_dir / "timing.jsonl").read_text(encoding="utf-8").splitlines()

@@ -181,6 +181,10 @@ def test_pretrain_runs_at_tiny_sizes(scripts, tmp_path):
         "## Stochastic depth",
         "## After the backward pass",
         "## Two processes",
+        "## Memory of a step",
+        "ours, four parts",
+        "## A checkpoint",
+        "## Tried, and not kept",
         "## Projection to many GPUs (arithmetic, not a measurement)",
         "## Not measured yet",
     ):
