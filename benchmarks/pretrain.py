@@ -53,11 +53,14 @@ class Sizes:
     memory_batch: int
     memory_rounds: int
     memory_ways: int
+    compiled: bool
     scaling_options: tuple[str, ...] = ()
 
 
-FULL = Sizes(3, "vit_small_patch16_224", (224, 224, *[96] * 10), 4, 65_536, 0.3, 2, 40, 4, 2, 16, 2, 6)
-QUICK = Sizes(1, "vit_tiny_patch16_224", (32, 32, 16), 4, 256, 0.3, 1, 5, 1, 1, 4, 1, 2, ("--model.options.depth=1",))
+FULL = Sizes(3, "vit_small_patch16_224", (224, 224, *[96] * 10), 4, 65_536, 0.3, 2, 40, 4, 2, 16, 2, 6, True)
+QUICK = Sizes(
+    1, "vit_tiny_patch16_224", (32, 32, 16), 4, 256, 0.3, 1, 5, 1, 1, 4, 1, 2, False, ("--model.options.depth=1",)
+)
 
 
 def share_table(normalizer: float, step: float, quick: bool) -> str:
@@ -122,6 +125,7 @@ def main(argv: list[str]) -> None:
 
     for name, measure in (
         ("One step, and what each saving gives", pretrain_cases.measure_steps),
+        ("In bfloat16", pretrain_cases.measure_precision),
         ("Stochastic depth", pretrain_cases.measure_stochastic_depth),
         ("After the backward pass", pretrain_cases.measure_updates),
     ):

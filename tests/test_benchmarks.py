@@ -178,6 +178,7 @@ def test_pretrain_runs_at_tiny_sizes(scripts, tmp_path):
     for name in (
         "## One step, and what each saving gives",
         "DINO's step, longhand",
+        "## In bfloat16",
         "## Stochastic depth",
         "## After the backward pass",
         "## Two processes",
