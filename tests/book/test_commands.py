@@ -102,9 +102,9 @@ def at_home(word, world):
 def torchrun(words):
     """torchrun's own words, for two processes on this machine, and the script's."""
     end = words.index("scripts/pretrain.py")
-    own = [
-        "2" if before == "--nproc-per-node" else word for before, word in zip(["", *words], words[:end], strict=False)
-    ]
+    own = words[:end]
+    if "--nproc-per-node" in own:
+        own[own.index("--nproc-per-node") + 1] = "2"
     if "--nnodes" in own:
         own[own.index("--nnodes") + 1] = "1"
         own[own.index("--rdzv-endpoint") + 1] = f"localhost:{free_port()}"
@@ -131,35 +131,26 @@ def execute(command, world, folder, *more):
         expected = ["finished after 2 steps"]
         size = [*SMOKE, TWO_STEPS]
         if "--profile" in words:
-            size, expected = (
-                SMOKE,
-                [f"profile of {words[words.index('--profile') + 1]} steps", "finished after 20 steps"],
-            )
+            traced = words[words.index("--profile") + 1]
+            size, expected = SMOKE, [f"profile of {traced} steps", "finished after 20 steps"]
         if "--init-from" in words:
             expected += ["restored: backbones of student and teacher", "restored: prototypes", "afresh: optimiser"]
         return *run([*launcher, *words, *size, *more], folder), expected
     if program == "python" and words[0] == "scripts/make_shards.py":
-        return *run([*words[:-1], "made"], folder), [
-            "16 images of 2 classes"
-        ]  # the folder printed last is there already
+        return *run([*words[:-1], "made"], folder), ["16 images of 2 classes"]  # what is printed last is made already
     if program == "python" and words[0] == "scripts/ablation.py":
         return *run([*words, *SMOKE, "--run.max_steps=1", *more], folder), ["[12 of 12]", "The paper reports (Table 1"]
     if program == "python" and words[:2] == ["-m", "pytest"]:
-        marked = [
-            path
-            for path in (ROOT / "tests").rglob("test_*.py")
-            if re.search(r"^@pytest.mark.gpu", path.read_text(), re.M)
-        ]
-        status, said = run([*words, "--collect-only", "-q", "-p", "no:cacheprovider", *map(str, marked)], ROOT)
+        marked = [str(p) for p in (ROOT / "tests").rglob("test_*.py") if "\n@pytest.mark.gpu" in p.read_text()]
+        status, said = run([*words, "--collect-only", "-q", "-p", "no:cacheprovider", *marked], ROOT)
         return status, said, ["::", "selected"]
     if program == "tensorboard":
         assert words[0] == "--logdir", words
         assert len(words) == 2, words
         (events,) = (world / "run" / "tensorboard").glob("events.*")
         scalars = EventAccumulator(str(events)).Reload().Scalars("loss")
-        assert [event.value for event in scalars] == pytest.approx(
-            [read_metrics(world / "run/metrics.jsonl")[0]["loss"]]
-        )
+        logged = [line["loss"] for line in read_metrics(world / "run" / "metrics.jsonl")]
+        assert [event.value for event in scalars] == pytest.approx(logged)
         return *run(["-m", "tensorboard.main", *words, "--inspect"], folder), ["Processing event files"]
     if program == "sbatch":
         return *submitted(words), []
@@ -182,7 +173,8 @@ def submitted(words):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=[f"{i:02}" for i in range(1, len(COMMANDS) + 1)])
 def test_printed_command_runs(command, world, here):
-    (here / "runs").symlink_to(world, target_is_directory=True) if command.startswith("tensorboard") else None
+    if command.startswith("tensorboard"):
+        (here / "runs").symlink_to(world, target_is_directory=True)
     status, said, expected = execute(command, world, here)
     assert status == 0, f"{command}\n{said[-4000:]}"
     for words in expected:
@@ -238,9 +230,7 @@ def test_a_wrong_word_is_found(like, right, wrong, world, here):
     assert status != 0, said
 
 
-@pytest.mark.parametrize(
-    "command", ["curl -O https://example.org/weights.pth", "python scripts/absent.py", "make pretrain"]
-)
+@pytest.mark.parametrize("command", ["curl -O weights.example", "python scripts/absent.py", "make pretrain"])
 def test_an_unknown_command_is_an_error(command, tmp_path):
     text = f"Text.\n\n```bash\n# a comment\n{command}\n```\n\n```python\nprint()\n```\n"
     assert printed(text) == [command]
