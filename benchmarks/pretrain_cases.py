@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from measure import Peer, Row, Timer, compare, timed
 from torch import Tensor, nn
 
 from vmflearn.ssl import DINOHead, LogitCentering, MultiCropNetwork, create_backbone, dino_loss
+from vmflearn.ssl.backbones import compile_blocks
 from vmflearn.ssl.stochastic_depth import SubsetBlock
 from vmflearn.train import StepSettings, training_step
 from vmflearn.train import step as step_module
@@ -40,9 +42,19 @@ class Way:
     """One way to train: networks, optimiser, centre, and a step; all ways start from the same weights."""
 
     def __init__(
-        self, sizes: Any, *, fused: bool = True, per_crop: bool = False, rate: float = 0.0, subset: bool = False
+        self,
+        sizes: Any,
+        *,
+        fused: bool = True,
+        per_crop: bool = False,
+        rate: float = 0.0,
+        subset: bool = False,
+        parts: int = 1,
+        autocast: bool = False,
+        compiled: bool = False,
     ):
         torch.manual_seed(0)
+        self.settings = replace(SETTINGS, accumulation=parts, autocast=autocast)
         kind = PassPerCrop if per_crop else MultiCropNetwork
         networks = []
         for drop in (rate, 0.0):
@@ -54,11 +66,14 @@ class Way:
             networks.append(kind(backbone, DINOHead(backbone.num_features, sizes.components, "none")))
         self.student, self.teacher = networks[0], networks[1].requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
+        if compiled:
+            compile_blocks(self.student.backbone)
+            compile_blocks(self.teacher.backbone)
         self.optimizer, self.centering = make_optimizer(self.student), LogitCentering(sizes.components)
 
     def step(self, crops: list[Tensor]) -> float:
         """Take one step; returns its loss."""
-        return training_step(self.student, self.teacher, self.centering, self.optimizer, crops, SETTINGS).loss
+        return training_step(self.student, self.teacher, self.centering, self.optimizer, crops, self.settings).loss
 
 
 class WrittenLogits(Way):
@@ -87,16 +102,17 @@ class Longhand(Way):
     the teacher moved tensor by tensor. As in DINO, crops of one resolution share a pass.
     """
 
-    def __init__(self, sizes: Any):
-        super().__init__(sizes, fused=False)
+    def __init__(self, sizes: Any, autocast: bool = False):
+        super().__init__(sizes, fused=False, autocast=autocast)
         self.center = torch.zeros(1, sizes.components)
 
     def step(self, crops: list[Tensor]) -> float:
         """Take one step; returns its loss."""
         s = SETTINGS
-        with torch.no_grad():
-            teacher_out = self.teacher(crops[:2], 1.0)
-        student_out = self.student(crops, 1.0) / s.student_temp
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.autocast):
+            with torch.no_grad():
+                teacher_out = self.teacher(crops[:2], 1.0).float()
+            student_out = self.student(crops, 1.0).float() / s.student_temp
         teacher_probs = torch.softmax((teacher_out - self.center) / s.teacher_temp, dim=-1)
         terms = [
             torch.sum(-q * torch.log_softmax(student_out[v], dim=-1), dim=-1).mean()
@@ -150,6 +166,7 @@ def measure_steps(sizes: Any) -> list[Row]:
         "ours, attention with its matrix": Way(sizes, fused=False),
         "ours, a pass for every crop": Way(sizes, per_crop=True),
         "ours, all logits written down": WrittenLogits(sizes),
+        "ours, in two parts": Way(sizes, parts=2),
     }
     assert_equal_steps(ways, crops, ours)
 
@@ -158,6 +175,25 @@ def measure_steps(sizes: Any) -> list[Row]:
 
     peers = [Peer(name, timer(way), 1.2 if "longhand" in name else None) for name, way in ways.items()]
     return compare("training step", timer(ours), peers, sizes.rounds)
+
+
+def measure_precision(sizes: Any) -> list[Row]:
+    """Both in bfloat16, as the recipes for ImageNet have it; and what that, and compiled blocks, give."""
+    crops = make_crops(sizes)
+
+    def timer(way: Way) -> Timer:
+        return timed(lambda: way.step(crops))
+
+    ours, longhand = Way(sizes, autocast=True), Longhand(sizes, autocast=True)
+    gap = abs(ours.step(crops) / longhand.step(crops) - 1)
+    assert gap < 0.02, f"the losses in bfloat16 differ by {gap:.2g}"
+    peers = [
+        Peer("DINO's step, longhand, in bfloat16", timer(longhand), 1.2),
+        Peer("ours in float32", timer(Way(sizes))),
+    ]
+    if sizes.compiled:
+        peers.append(Peer("ours in bfloat16, blocks compiled", timer(Way(sizes, autocast=True, compiled=True))))
+    return compare("training step in bfloat16", timer(ours), peers, sizes.rounds)
 
 
 def measure_stochastic_depth(sizes: Any) -> list[Row]:
@@ -216,6 +252,7 @@ def scaling(sizes: Any) -> list[list[str]]:
                 command += [str(ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml")]
                 command += [f"--run-dir={run_dir}", f"--run.max_steps={sizes.scaling_steps}", "--run.log_every=5"]
                 command += [f"--optimizer.batch_size={64 * processes}", "--run.knn_every=0", "--run.device=cpu"]
+                command += sizes.scaling_options
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                 subprocess.run(command, check=True, capture_output=True, env=environment)
                 lines = (run_dir / "timing.jsonl").read_text(encoding="utf-8").splitlines()

@@ -130,8 +130,16 @@ def _join_processes(device: str) -> None:
     on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Between GPUs nccl; gloo beside it for what processors tell one another, so that they need not wait for the GPUs.
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    from vmflearn.rendezvous import fresh_store
+
+    store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    torch.distributed.init_process_group(
+        # Between GPUs nccl; gloo beside it for what processors tell one another, so that they need not wait for GPUs.
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=fresh_store(store, rank, world_size),
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 if __name__ == "__main__":

@@ -178,9 +178,14 @@ def test_pretrain_runs_at_tiny_sizes(scripts, tmp_path):
     for name in (
         "## One step, and what each saving gives",
         "DINO's step, longhand",
+        "## In bfloat16",
         "## Stochastic depth",
         "## After the backward pass",
         "## Two processes",
+        "## Memory of a step",
+        "ours, four parts",
+        "## A checkpoint",
+        "## Tried, and not kept",
         "## Projection to many GPUs (arithmetic, not a measurement)",
         "## Not measured yet",
     ):

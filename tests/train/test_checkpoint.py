@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     """)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 3, run.stderr
-    assert "step-00000002.pt could not be written" in run.stdout
+    assert "step-00000002.pt could not be written (File too large)" in run.stdout
     assert "earlier checkpoints are intact" in run.stdout
     assert names(tmp_path) == ["step-00000001.pt"]
     assert load_newest(tmp_path, pytest.fail)["step"] == 1

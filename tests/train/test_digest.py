@@ -28,6 +28,7 @@ def test_a_state_read_back_has_the_digest_it_was_saved_with(state):
         {"a": torch.tensor([1.0, 2.0]), "b": (1, "x")},
         {"a": torch.tensor([1.0, -0.0], dtype=torch.float64), "b": (1, "x")},
         {"a": torch.tensor([[1.0, 0.0]]), "b": (1, "x")},
+        {"a": torch.tensor([1.0, 0.0]).view(torch.int32), "b": (1, "x")},
         {"a": torch.tensor([1.0, -0.0]), "b": (1, "x")},
         {"a": torch.tensor([1.0, 0.0]), "b": [1, "x"]},
         {"a": torch.tensor([1.0, 0.0]), "b": (1, "y")},

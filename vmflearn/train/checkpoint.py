@@ -58,19 +58,34 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, best: boo
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if best:  # first: a kill between the two leaves a best.pt that the resumed run writes again
-            _write_aside(folder / "best.pt", lambda aside: torch.save(state, aside))
+            _write_aside(folder / "best.pt", lambda aside: _save(state, aside))
             _write_aside(path, lambda aside: _link(folder / "best.pt", aside))
         else:
-            _write_aside(path, lambda aside: torch.save(state, aside))
+            _write_aside(path, lambda aside: _save(state, aside))
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise CheckpointError(
-            f"checkpoint {path} could not be written ({reason}); earlier checkpoints are intact: "
+            f"checkpoint {path} could not be written ({_reason(error)}); earlier checkpoints are intact: "
             "make room and start the same command again"
         ) from error
     for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
         old.unlink()
     return path
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Through a file of Python's, which says why it cannot be written; PyTorch's own speaks of positions."""
+    with path.open("wb") as file:
+        torch.save(state, file)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, behind what was made of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
 
 
 def _write_aside(path: Path, write: Callable[[Path], None]) -> None:

@@ -131,7 +131,7 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
     if distributed.is_distributed():
         ddp = nn.parallel.DistributedDataParallel
         renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters  # in the newest PyTorch
-        buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
         embedding = ddp(embedding, device_ids=[state.device] if state.device.type == "cuda" else None, **buffers)
     records = Records(run_dir, state.step, state.last, active=distributed.rank() == 0)
     writer, told = CheckpointWriter(run_dir / "checkpoints"), set[str]()
