@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from vmflearn.ssl.backbones import attention_maps, compile_blocks, create_backbone, evaluation_mode
+from vmflearn.ssl.backbones import attend_with_matrix, attention_maps, compile_blocks, create_backbone, evaluation_mode
 
 SMALL = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
 
@@ -21,6 +21,19 @@ def test_the_class_token_after_the_final_norm(vit):
     assert features.shape == (2, vit.num_features) == (2, 48)
     torch.testing.assert_close(features, vit.forward_features(images)[:, 0])
     torch.testing.assert_close(features.mean(dim=1), torch.zeros(2), atol=1e-5, rtol=0)  # a fresh LayerNorm's output
+
+
+def test_attention_with_its_matrix_gives_the_same_values_and_gradients(vit):
+    images, found = torch.randn(2, 3, 32, 32), []
+    for _ in range(2):
+        vit.zero_grad()
+        features = vit(images)
+        features.square().sum().backward()
+        found.append([features.detach(), *(p.grad.clone() for p in vit.parameters() if p.grad is not None)])
+        assert any(block.attn.fused_attn for block in vit.blocks) == (len(found) == 1)
+        attend_with_matrix(vit)
+    for fused, written in zip(*found, strict=True):
+        torch.testing.assert_close(written, fused, rtol=1e-4, atol=1e-4)
 
 
 def test_local_crops_go_through_the_same_network(vit):

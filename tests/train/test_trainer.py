@@ -19,6 +19,7 @@ from vmflearn.train.loader import make_loader
 from vmflearn.train.optimizer import clip_each
 from vmflearn.train.records import read_metrics
 from vmflearn.train.schedules import cosine
+from vmflearn.train.state import State
 
 TINY = [
     "views.global_size=16",
@@ -254,6 +255,13 @@ def test_bfloat16_trains_on_the_cpu(tmp_path):
     exact = trainer.pretrain(tiny(*settings), tmp_path / "float32", quiet=True)
     assert rough.metrics["loss"] == pytest.approx(exact.metrics["loss"], rel=0.05)
     assert rough.metrics["loss"] != exact.metrics["loss"]
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("float32", True), ("bfloat16", False)])
+def test_attention_writes_its_matrix_where_that_is_faster(precision, fused):
+    state = State(tiny(f"run.precision={precision}", "run.device=cpu"), torch.device("cpu"))
+    for network in (state.student, state.teacher):
+        assert all(block.attn.fused_attn == fused for block in network.backbone.blocks)
 
 
 @pytest.mark.gpu

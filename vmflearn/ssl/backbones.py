@@ -94,6 +94,17 @@ def compile_blocks(backbone: nn.Module) -> None:
             part.compile(dynamic=False)
 
 
+def attend_with_matrix(backbone: nn.Module) -> None:
+    """Let attention write its matrix down, in place of PyTorch's fused kernel: the same values.
+
+    In bfloat16 on a processor the fused kernel's backward pass takes a quarter of a training step, and four times as
+    long as the products with the matrix (benchmarks/results/pretrain.md); in float32, and on GPUs, it is the other way.
+    """
+    for part in backbone.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False
+
+
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Within the block the module is in evaluation mode and no gradient is kept; then every part is as it was.

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vmflearn import distributed
-from vmflearn.ssl.backbones import compile_blocks, create_backbone
+from vmflearn.ssl.backbones import attend_with_matrix, compile_blocks, create_backbone
 from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
 from vmflearn.ssl.collapse import Monitor
 from vmflearn.ssl.heads import DINOHead
@@ -82,6 +82,9 @@ class State:
         if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
             self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
             self.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
+        if device.type == "cpu" and config.run.precision == "bfloat16":
+            attend_with_matrix(self.student.backbone)
+            attend_with_matrix(self.teacher.backbone)
         if config.run.compile:
             try:
                 compile_blocks(self.student.backbone)
