@@ -102,7 +102,7 @@ def attend_with_matrix(backbone: nn.Module) -> None:
     """
     for part in backbone.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = False
+            cast(Any, part).fused_attn = False
 
 
 @contextlib.contextmanager
