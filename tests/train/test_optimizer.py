@@ -127,3 +127,19 @@ def test_networks_of_different_shapes_are_named_and_left_alone():
     with pytest.raises(ValueError, match=r"1.weight is \(2, 3\) in the teacher, missing in the student"):
         update_teacher(teacher, nn.Sequential(nn.Linear(4, 3)), 0.5)
     assert all(torch.equal(before[name], now) for name, now in teacher.state_dict().items())
+
+
+def test_fused_updates_are_the_same_up_to_rounding():
+    ends = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)).double()
+        optimizer = make_optimizer(model, fused=fused)
+        assert bool(optimizer.defaults["fused"]) == fused
+        for step in range(5):
+            set_schedule(optimizer, 0.01 * (step + 1), 0.1)
+            optimizer.zero_grad()
+            model(torch.randn(4, 7, dtype=torch.float64)).square().sum().backward()
+            optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-12, atol=1e-14)
