@@ -118,7 +118,7 @@ def _overrides(arguments: list[str]) -> list[str]:
 
 def _lost_peer(error: RuntimeError) -> bool:
     """Whether an exchange failed because its other end is gone, which is no fault of this process."""
-    signs = ("connection reset by peer", "connection closed by peer", "connection refused", "broken pipe", "socket")
+    signs = ("connection reset by peer", "connection closed by peer", "broken pipe")
     lost = isinstance(error, torch.distributed.DistError) or any(sign in str(error).lower() for sign in signs)
     return lost and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 

@@ -97,8 +97,9 @@ def compile_blocks(backbone: nn.Module) -> None:
 def attend_with_matrix(backbone: nn.Module) -> None:
     """Let attention write its matrix down, in place of PyTorch's fused kernel: the same values.
 
-    In bfloat16 on a processor the fused kernel's backward pass takes a quarter of a training step, and four times as
-    long as the products with the matrix (benchmarks/results/pretrain.md); in float32, and on GPUs, it is the other way.
+    In bfloat16 on a processor the fused kernel's backward pass takes a quarter of a training step, which is faster
+    without it; in float32 the fused kernel is the faster one there (benchmarks/results/pretrain.md). On GPUs the two
+    have not been compared.
     """
     for part in backbone.modules():
         if hasattr(part, "fused_attn"):

@@ -27,8 +27,8 @@ def parameter_groups(model: nn.Module, *, decay_magnitudes: bool = True) -> list
 def make_optimizer(model: nn.Module, *, decay_magnitudes: bool = True, fused: bool = False) -> torch.optim.AdamW:
     """AdamW with PyTorch's default betas; learning rate and weight decay are set at every step by ``set_schedule``.
 
-    ``fused`` updates a parameter in one kernel, as on CUDA is always done: the same numbers up to rounding, in a
-    quarter of the time on a processor.
+    ``fused`` updates a parameter in one kernel, as on CUDA is always done: the same numbers up to rounding, in about
+    a third of the time on a processor (benchmarks/results/pretrain.md).
     """
     groups = parameter_groups(model, decay_magnitudes=decay_magnitudes)
     fused = fused or any(parameter.is_cuda for parameter in model.parameters())

@@ -211,6 +211,8 @@ def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], qu
                     writer.save(state.step, state.save(), best=better)
             if stopping and not run_ends:
                 writer.wait()
+                # The others wait for the one that writes: a launcher that sees them end may end it too.
+                distributed.max_over_processes(0)
                 raise Interrupted(stopping, f"stopped at step {state.step}; the same command continues from there")
         writer.wait()
     finally:
