@@ -1,8 +1,10 @@
 """Shards made here, and shards as others make them, read in any order."""
 
+import hashlib
 import io
 import json
 import pickle
+import shutil
 import tarfile
 
 import numpy as np
@@ -180,3 +182,23 @@ def test_the_source_travels_between_processes(tmp_path, folder):
     write_shards(folder, tmp_path / "shards")
     source = pickle.loads(pickle.dumps(open_shards(tmp_path / "shards")))
     assert torch.equal(source.read(5), open_images(folder).read(5))
+
+
+def test_names_have_one_digest_wherever_the_images_lie(tmp_path, folder):
+    """That of the relative paths, joined by NUL: a copy and shards have it too, another name or order has not."""
+    listing = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+    found = open_images(folder).names_digest()
+    assert found == hashlib.sha256("\0".join(listing).encode()).hexdigest()
+    copied = shutil.copytree(folder, tmp_path / "elsewhere")
+    assert open_images(copied).names_digest() == found
+    write_shards(folder, tmp_path / "shards", shard_size=3)
+    shards = open_shards(tmp_path / "shards")
+    assert shards.names_digest() == found
+    for name in ("manifest.json", "index.npy"):  # as if they came from elsewhere
+        (tmp_path / "shards" / name).unlink()
+    foreign = open_shards(tmp_path / "shards").names_digest()
+    assert foreign not in ("", found)
+    assert open_shards(tmp_path / "shards").names_digest() == foreign
+    first = copied / listing[0]
+    first.rename(first.with_stem(f"{first.stem}_"))
+    assert open_images(copied).names_digest() != found

@@ -58,6 +58,14 @@ class ImageSource(ABC):
         """Where an image is, for messages: its file, or its place in an archive or data set."""
 
     @abstractmethod
+    def names_digest(self) -> str:
+        """SHA-256 of the images' names in their order, 64 hexadecimal digits; no image is opened for it.
+
+        Where the images lie does not count: it is the same for a folder, for a copy of it elsewhere, and for the shards
+        that ``scripts/make_shards.py`` makes of it.
+        """
+
+    @abstractmethod
     def _open(self, index: int) -> Image.Image:
         """An image, not yet decoded if that can be put off; may raise what it pleases."""
 

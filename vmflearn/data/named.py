@@ -5,6 +5,7 @@ offers as a stream (``hfids/``, ``tfds/``, ``wds/``) is refused with the way out
 (`vmflearn.data.shards`).
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ class NamedImages(ImageSource):
     def path(self, index: int) -> Path:
         """Name, split and number of an image: such a set need not have files."""
         return self._place / str(index)
+
+    def names_digest(self) -> str:
+        """Of name, split and count, see `ImageSource`: the images of such a set have no names."""
+        return hashlib.sha256(f"{self._place.as_posix()}\0{len(self)}".encode()).hexdigest()
 
     def _open(self, index: int) -> Image.Image:
         if self._reader is not None:

@@ -38,8 +38,8 @@ def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000)
     Returns
     -------
     dict
-        The manifest: ``images``, ``class_names``, and for each of ``shards`` its ``name``, ``images``, ``bytes`` and
-        ``sha256``.
+        The manifest: ``images``, ``class_names``, ``names`` (see `ImageSource.names_digest`), and for each of
+        ``shards`` its ``name``, ``images``, ``bytes`` and ``sha256``.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000)
         with (out / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         shards.append({"name": name, "images": wanted, "bytes": (out / name).stat().st_size, "sha256": digest})
-    manifest = {"class_names": images.class_names, "shards": shards, "plan": plan}
+    manifest = {"class_names": images.class_names, "names": images.names_digest(), "shards": shards, "plan": plan}
     write_index(out, np.concatenate(entries), manifest)
     (out / PLAN).unlink()
     return json.loads((out / MANIFEST).read_text(encoding="utf-8"))

@@ -4,6 +4,8 @@ A folder is searched by timm's reader, so that the order of files and the number
 scripts see.
 """
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +45,12 @@ class FolderImages(ImageSource):
     def path(self, index: int) -> Path:
         """Path of an image."""
         return self.root / self._reader.filename(index)
+
+    def names_digest(self) -> str:
+        """Of the paths below the folder, see `ImageSource`."""
+        above = len(os.path.join(self._reader.root, ""))
+        names = "\0".join([path[above:] for path, _ in self._reader.samples])
+        return hashlib.sha256(os.fsencode(names.replace(os.sep, "/"))).hexdigest()
 
     def _open(self, index: int) -> Image.Image:
         return Image.open(self.path(index))
