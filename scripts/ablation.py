@@ -2,8 +2,10 @@
 
     python scripts/ablation.py --config scripts/configs/photos_vit_tiny_dino_vmf.yaml --seeds 0 1
     python scripts/ablation.py --config CONFIG --cells none+logit vmf+probability --seeds 0 1 2 --section.key=value ...
+    torchrun --nproc-per-node 8 scripts/ablation.py --config CONFIG ...
 
-Every cell and seed is a run of `scripts/pretrain.py` in a folder of its own below ``--run-dir``. The same command goes
+Every cell and seed is a run of `scripts/pretrain.py` in a folder of its own below ``--run-dir``; under torchrun all
+processes train one after the other, each a share of its batches. The same command goes
 on where it was stopped: finished runs are read, an unfinished one continues. Seeds can be shared out over several
 commands with the same ``--run-dir``; a last one with all seeds finds them and writes the whole table.
 
@@ -15,11 +17,12 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from vmflearn import paper
+
+if TYPE_CHECKING:
+    from vmflearn.train import Config
 
 CELLS = tuple(
     f"{normalization}+{centering}" for normalization in paper.NORMALIZATIONS for centering in paper.CENTERINGS
@@ -51,45 +54,73 @@ def main() -> int:
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS, metavar="CELL", help=", ".join(CELLS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="SEED")
     parser.add_argument("--run-dir", type=Path, help="folder of the runs (default: runs/NAME_ablation)")
-    known, overrides = parser.parse_known_args()
+    known, rest = parser.parse_known_args()
+    for name in ("cells", "seeds"):
+        given = getattr(known, name)
+        twice = [str(value) for value in dict.fromkeys(given) if given.count(value) > 1]
+        if twice:
+            parser.error(f"argument --{name}: {', '.join(twice)} is given more than once")
 
-    from vmflearn.train import CheckpointError, ConfigError, Interrupted, TrainingError, load_config
-    from vmflearn.train.loader import DataError
+    from vmflearn.train.launch import run_command
 
-    try:
-        folder = known.run_dir or Path("runs") / f"{load_config(known.config, overrides).name}_ablation"
-        runs = [
-            run_cell(known.config, cell, seed, overrides, folder, f"[{i} of {len(known.seeds) * len(known.cells)}]")
-            for i, (seed, cell) in enumerate(((s, c) for s in known.seeds for c in known.cells), start=1)
-        ]
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + stopped.signal
-    except (ConfigError, CheckpointError, DataError, TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _train(known, rest))
+
+
+def _train(known: argparse.Namespace, rest: list[str]) -> None:
+    """Train all cells, and write what they reached."""
+    import torch
+
+    from vmflearn import distributed
+    from vmflearn.train import load_config
+    from vmflearn.train.launch import join_processes, join_values
+
+    overrides = join_values(rest)
+    shared = load_config(known.config, overrides)
+    folder = known.run_dir or Path("runs") / f"{shared.name}_ablation"
+    configs = {
+        (cell, seed): cell_config(known.config, overrides, cell, seed) for seed in known.seeds for cell in known.cells
+    }
+    join_processes(shared.run.device)
+    first, runs = distributed.rank() == 0, []
+    for i, ((cell, seed), config) in enumerate(configs.items(), start=1):
+        if first:
+            print(f"[{i} of {len(configs)}] {cell}, seed {seed}", flush=True)
+        runs.append(run_cell(config, cell, seed, folder))
     results = {
         "config": known.config.name,
         "overrides": overrides,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
         "runs": runs,
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    report = table(results)
-    (folder / "results.md").write_text(report, encoding="utf-8")
-    print(report)
-    return 0
+    if first:
+        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        report = table(results)
+        (folder / "results.md").write_text(report, encoding="utf-8")
+        print(report)
 
 
-def run_cell(config: Path, cell: str, seed: int, overrides: list[str], folder: Path, which: str) -> dict[str, Any]:
-    """Train one cell with one seed, or go on with it, or read it; returns what it reached."""
-    from vmflearn.train import load_config, pretrain
+def cell_config(path: Path, overrides: list[str], cell: str, seed: int) -> "Config":
+    """The recipe of one cell: what makes it this cell comes last, so that nothing given for all can change it."""
+    from vmflearn.train import ConfigError, load_config
 
     normalization, centering = cell.split("+")
-    settings = [f"head.normalization={normalization}", f"teacher.centering={centering}", f"seed={seed}"]
-    print(f"{which} {cell}, seed {seed}", flush=True)
-    result = pretrain(load_config(config, [*overrides, *settings]), folder / cell / f"seed-{seed}")
+    settings = {"head.normalization": normalization, "teacher.centering": centering, "seed": seed}
+    for override in overrides:
+        key = override.lstrip("-").partition("=")[0]
+        if key in settings:
+            raise ConfigError(
+                f"{override}: {key} is what the runs of an ablation differ in; choose with --cells, --seeds"
+            )
+    return load_config(path, [*overrides, *(f"{key}={value}" for key, value in settings.items())])
+
+
+def run_cell(config: "Config", cell: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Train one cell with one seed, or go on with it, or read it; returns what it reached."""
+    from vmflearn.train import pretrain
+
+    result = pretrain(config, folder / cell / f"seed-{seed}")
     reached = {name: result.metrics[name] for name in KEPT if name in result.metrics}
     return {"cell": cell, "seed": seed, "steps": result.steps, **reached}
 
@@ -150,4 +181,8 @@ def _shown(found: tuple[float, float | None, int] | None, scale: float, digits: 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while Python and PyTorch were loaded, or between two cells
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)

@@ -26,8 +26,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 
 def main() -> int:
     """Run the command line; returns the exit status."""
@@ -48,39 +46,25 @@ def main() -> int:
     plan.add_argument("--mfu", type=float, help="in its place: expected share of the matrix rate, measured here")
     known, rest = parser.parse_known_args()
 
-    from vmflearn.train import CheckpointError, ConfigError, Interrupted, TrainingError, load_config, pretrain
-    from vmflearn.train.loader import DataError
+    from vmflearn.train.launch import run_command
 
-    try:
-        overrides = _overrides(rest)
-        if known.init_from is not None:
-            overrides.append(f"run.init_from={json.dumps(known.init_from)}")
-        if known.dry_run:
-            return _dry_run(known, overrides)
-        config = load_config(known.config, overrides)
-        _join_processes(config.run.device)
-        result = pretrain(config, known.run_dir or Path("runs") / config.name, profile=known.profile)
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + stopped.signal
-    except KeyboardInterrupt:
-        print("interrupted at once; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
-    except (ConfigError, CheckpointError, DataError, TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if not _lost_peer(error):
-            raise
-        print(
-            f"error: another process was lost ({str(error).splitlines()[0][:200]}); torchrun --max-restarts starts all "
-            "of them again from the last checkpoint, as does the same command",
-            file=sys.stderr,
-        )
-        return 3
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    return run_command(lambda: _train(known, rest))
+
+
+def _train(known: argparse.Namespace, rest: list[str]) -> None:
+    """Pretrain as the command line says, or count what it would take."""
+    from vmflearn.train import load_config, pretrain
+    from vmflearn.train.launch import join_processes, join_values
+
+    overrides = join_values(rest)
+    if known.init_from is not None:
+        overrides.append(f"run.init_from={json.dumps(known.init_from)}")
+    if known.dry_run:
+        _dry_run(known, overrides)
+        return
+    config = load_config(known.config, overrides)
+    join_processes(config.run.device)
+    result = pretrain(config, known.run_dir or Path("runs") / config.name, profile=known.profile)
     if int(os.environ.get("RANK", "0")) == 0:
         accuracy = result.metrics.get("knn_top1")
         print(
@@ -88,10 +72,9 @@ def main() -> int:
             + (f"; kNN top-1 {accuracy:.3f}" if accuracy is not None else "")
             + f"; backbone, metrics and checkpoints are in {result.run_dir}"
         )
-    return 0
 
 
-def _dry_run(known: argparse.Namespace, overrides: list[str]) -> int:
+def _dry_run(known: argparse.Namespace, overrides: list[str]) -> None:
     """Print what the run would take."""
     from vmflearn.train import load_config
     from vmflearn.train.plan import describe, make_plan
@@ -102,45 +85,11 @@ def _dry_run(known: argparse.Namespace, overrides: list[str]) -> int:
     plan = make_plan(config, images=known.images, devices=known.devices, throughput=known.throughput, mfu=known.mfu)
     if int(os.environ.get("RANK", "0")) == 0:
         print(describe(plan))
-    return 0
-
-
-def _overrides(arguments: list[str]) -> list[str]:
-    """Join ``--section.key value`` to ``--section.key=value``."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not argument.startswith("--"):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def _lost_peer(error: RuntimeError) -> bool:
-    """Whether an exchange failed because its other end is gone, which is no fault of this process."""
-    signs = ("connection reset by peer", "connection closed by peer", "broken pipe")
-    lost = isinstance(error, torch.distributed.DistError) or any(sign in str(error).lower() for sign in signs)
-    return lost and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-
-
-def _join_processes(device: str) -> None:
-    """Join the process group that torchrun has prepared; without torchrun do nothing."""
-    if "WORLD_SIZE" not in os.environ or "MASTER_ADDR" not in os.environ:
-        return
-    on_gpu = torch.cuda.is_available() and not device.startswith("cpu")
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    from vmflearn.rendezvous import fresh_store
-
-    store, rank, world_size = next(torch.distributed.rendezvous("env://"))
-    torch.distributed.init_process_group(
-        # Between GPUs nccl; gloo beside it for what processors tell one another, so that they need not wait for GPUs.
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=fresh_store(store, rank, world_size),
-        rank=rank,
-        world_size=world_size,
-    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while Python and PyTorch were loaded
+        print("interrupted before anything was started", file=sys.stderr)
+        sys.exit(130)

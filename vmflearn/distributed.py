@@ -5,13 +5,17 @@ Nothing here draws random numbers or depends on the order in which processes arr
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+
+class ElsewhereError(ValueError):
+    """Work that was done here and failed on another process, which says so itself; the message names it."""
 
 
 def is_distributed() -> bool:
@@ -113,8 +117,9 @@ def all_or_none(work: Callable[[], T]) -> T:
     Raises
     ------
     Exception
-        What ``work`` raised here; ValueError on a process whose own work was done, with the rank and the message of
-        the first that failed.
+        What ``work`` raised here.
+    ElsewhereError
+        On a process whose own work was done, with the rank and the message of the first that failed.
     """
     if not is_distributed():
         return work()
@@ -130,8 +135,29 @@ def all_or_none(work: Callable[[], T]) -> T:
         raise error
     for index, message in enumerate(messages):
         if message is not None:
-            raise ValueError(f"process {index} could not go on: {message}")
+            raise ElsewhereError(f"process {index} could not go on: {message}")
     return result[0]
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Do work on the first process alone: all get what it returned (a plain object), or fail if it failed.
+
+    ``work`` must not exchange anything itself. Raises as `all_or_none`.
+    """
+    if not is_distributed():
+        return work()
+    found = [all_or_none(lambda: work() if rank() == 0 else None)]
+    dist.broadcast_object_list(found, src=0)
+    return cast(T, found[0])
+
+
+def gather_objects(value: T) -> list[T]:
+    """Plain objects of all processes, in the order of their ranks."""
+    if not is_distributed():
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def log_mean_exp_over_processes(x: Tensor) -> Tensor:

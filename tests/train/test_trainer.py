@@ -20,6 +20,7 @@ from vmflearn.train.optimizer import clip_each
 from vmflearn.train.records import read_metrics
 from vmflearn.train.schedules import cosine
 from vmflearn.train.state import State
+from vmflearn.train.stop import Interrupted, stop_signals
 
 TINY = [
     "views.global_size=16",
@@ -157,7 +158,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(finished, tmp_path, 
         step_for_real(*arguments)
 
     monkeypatch.setattr(step_module, "update_teacher", interrupt_at)
-    with pytest.raises(trainer.Interrupted, match=f"stopped at step {at}") as stopped:
+    with pytest.raises(Interrupted, match=f"stopped at step {at}") as stopped:
         trainer.pretrain(tiny("model.drop_path=0.2"), tmp_path, quiet=True)
     assert stopped.value.signal == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -167,10 +168,11 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(finished, tmp_path, 
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
-    with trainer._signals():
+    with stop_signals() as stop, stop.noted():
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as interrupted:
             signal.raise_signal(signal.SIGINT)
+    assert type(interrupted.value) is KeyboardInterrupt  # not one that says that all is saved
 
 
 def test_training_works_outside_the_main_thread(tmp_path):

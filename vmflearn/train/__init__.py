@@ -8,14 +8,15 @@ if TYPE_CHECKING:
     from vmflearn.train.config import Config, ConfigError, load_config
     from vmflearn.train.state import build_model
     from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
-    from vmflearn.train.trainer import Interrupted, RunResult, pretrain, step_settings
+    from vmflearn.train.stop import Interrupted
+    from vmflearn.train.trainer import RunResult, pretrain, step_settings
 
 _HOMES = {
     "CheckpointError": "checkpoint",
     "Config": "config",
     "ConfigError": "config",
     "load_config": "config",
-    "Interrupted": "trainer",
+    "Interrupted": "stop",
     "RunResult": "trainer",
     "StepResult": "step",
     "StepSettings": "step",

@@ -4,8 +4,11 @@ A canvas is as large as the largest image of its batch; each image lies in its u
 them on the training device (`vmflearn.ssl.views.multi_crop_canvases`).
 """
 
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -151,3 +154,21 @@ def ignore_signals(worker: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@contextmanager
+def lost_worker() -> Iterator[None]:
+    """Within the block, say in one line what it means that a loader's worker is gone: DataError."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not text.startswith("DataLoader worker"):
+            raise
+        shared = Path("/dev/shm")
+        room = f"{shutil.disk_usage(shared).free / 1e9:.2g} GB are free in {shared}" if shared.is_dir() else "unknown"
+        raise DataError(
+            f"{text.partition('. ')[0].rstrip('. ')}: it decoded images. Most often memory or shared memory is full "
+            f"({room}): lower data.workers or data.max_side, or ask for more memory; the same command continues from "
+            "the last checkpoint"
+        ) from error

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from vmflearn import distributed
 from vmflearn.train.digest import digest
 
 KEEP = 2
@@ -25,6 +26,10 @@ DIGEST = "sha256"
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, read or used; the message says which, why and what to do."""
+
+
+class BrokenCheckpointError(ValueError):
+    """A checkpoint that was read, and lacks a part or holds something else in its place."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -110,28 +115,51 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None where there is none at all.
+def load_newest(
+    folder: Path, warn: Callable[[str], None], use: Callable[[dict[str, Any]], None] = lambda saved: None
+) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read and used, or None where there is none at all; all processes call it.
 
-    A damaged one (cut short, or not what its digest says) is named through ``warn`` and set aside as ``*.damaged``; the
-    one before it is taken.
+    A damaged one (cut short, or not what its digest says, or without what ``use`` needs) is named through ``warn`` and
+    set aside as ``*.damaged``; the one before it is taken.
+
+    Parameters
+    ----------
+    folder : Path
+    warn : callable
+        Takes one line for the reader.
+    use : callable, optional
+        Takes what a checkpoint holds, and raises BrokenCheckpointError if that is not what it should be.
 
     Raises
     ------
     CheckpointError
-        If checkpoints exist and none can be read: starting afresh silently would throw a run away.
+        If checkpoints exist and none can be used: starting afresh silently would throw a run away. Or if a process
+        cannot read what the first one can.
     """
     damaged: list[Path] = []
-    for path in sorted(folder.glob("step-*.pt"), reverse=True):
-        try:
-            saved = _read(path)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    for path in distributed.on_first(lambda: sorted(folder.glob("step-*.pt"), reverse=True)):
+        saved, reason = _attempt(path)
+        reasons = distributed.gather_objects(reason)
+        if any(reasons) and not reasons[0]:
+            process = next(i for i, found in enumerate(reasons) if found)
+            raise CheckpointError(
+                f"process {process} cannot read {path} ({reasons[process]}), and the first process can: all nodes must "
+                "share the run folder"
+            )
+        reason = reasons[0]
+        if saved is not None and not reason:
+            try:
+                use(saved)
+            except BrokenCheckpointError as error:
+                reason = str(error)
+        if reason:
             warn(f"checkpoint {path} cannot be read ({reason[:120]}); looking for an earlier one")
             damaged.append(path)
             continue
         for bad in damaged:
-            bad.rename(bad.with_suffix(".damaged"))
+            if distributed.rank() == 0:
+                bad.rename(bad.with_suffix(".damaged"))
             warn(f"going back to {path.name}; {bad.name} is kept as {bad.stem}.damaged")
         return saved
     if damaged:
@@ -142,9 +170,19 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
     return None
 
 
+def _attempt(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """A checkpoint, or why it cannot be read."""
+    try:
+        return _read(path), ""
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        return None, str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _read(path: Path) -> dict[str, Any]:
     """A checkpoint, proved to be what was saved; one of an older version has no digest, and is taken as it is."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(saved, dict):
+        raise ValueError(f"it holds a {type(saved).__name__}, not the parts of a run")
     expected = saved.pop(DIGEST, None)
     if expected is not None and digest(saved) != expected:
         raise ValueError("its content has changed since it was written: the digest differs")

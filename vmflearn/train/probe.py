@@ -1,6 +1,7 @@
 """kNN on frozen features while a run goes on: the one number that says whether the representation gets better."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,10 +12,15 @@ from vmflearn import distributed
 from vmflearn.data.decoding import ImageSource, UnreadableImage
 from vmflearn.data.photos import load_photos
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
-from vmflearn.evaluate.knn import knn_accuracy
+from vmflearn.evaluate.knn import knn_accuracy, knn_predict
 from vmflearn.train.canvases import ignore_signals
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.loader import open_training, open_validation
+
+CHUNK = 256
+"""Images whose features are extracted between two looks at whether to go on."""
+SEARCHED = 8192
+"""Test images whose neighbours are searched between two."""
 
 
 class KNNProbe:
@@ -62,20 +68,33 @@ class KNNProbe:
         """Accuracy of kNN in [0, 1], equal on every process."""
         return self.knn(*self.features(backbone))
 
-    def knn(self, features: list[Tensor], labels: list[Tensor]) -> float:
-        """Accuracy of kNN on what `features` gives."""
-        return knn_accuracy(features[0], labels[0], features[1], labels[1], k=self.k)
+    def knn(self, features: list[Tensor], labels: list[Tensor], look: Callable[[], None] = lambda: None) -> float:
+        """Accuracy of kNN on what `features` gives; `look` as there."""
+        right = []
+        for rows, classes in zip(features[1].split(SEARCHED), labels[1].split(SEARCHED), strict=True):
+            look()
+            right.append(knn_predict(features[0], labels[0], rows, k=self.k) == classes)
+        return torch.cat(right).float().mean().item()
 
-    def features(self, backbone: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    def features(
+        self, backbone: nn.Module, look: Callable[[], None] = lambda: None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Features (n, width) and classes (n,) of the training and the test images that can be read.
 
-        Every process holds all of them.
+        Every process holds all of them. `look` is called before each part of the work, equally often on every process,
+        and may raise to end it.
         """
         features, labels, width = [], [], backbone.num_features
         assert isinstance(width, int)
         for labelled in (self._train, self._test):
             mine = [torch.empty(0, width, device=self.device)]
-            for images, readable in labelled.share(self.size):
+            parts = labelled.share(self.size)
+            for _ in range(math.ceil(len(labelled.indices(0)) / CHUNK)):  # the first process has the most
+                look()
+                part = next(parts, None)
+                if part is None:
+                    continue
+                images, readable = part
                 found = extract_features(backbone, images, size=self.size, device=self.device)
                 found[~readable.to(found.device)] = torch.nan
                 mine.append(found)
@@ -117,16 +136,16 @@ class _Labelled:
         """The images whose features a process extracts."""
         return np.arange(rank, len(self.labels), distributed.world_size())
 
-    def share(self, size: int, chunk: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images of this process as bytes, (up to chunk, 3, height, width), and which of them could be read."""
+    def share(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images of this process as bytes, (up to CHUNK, 3, height, width), and which of them could be read."""
         mine = self.indices(distributed.rank())
         if isinstance(self.images, Tensor):
-            for wanted in torch.from_numpy(mine).split(chunk):
+            for wanted in torch.from_numpy(mine).split(CHUNK):
                 yield self.images[wanted], torch.ones(len(wanted), dtype=torch.bool)
         else:
             yield from DataLoader(
                 Subset(_Centred(self.images, size), mine.tolist()),
-                batch_size=chunk,
+                batch_size=CHUNK,
                 num_workers=self.workers,
                 worker_init_fn=ignore_signals,
             )

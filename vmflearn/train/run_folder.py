@@ -20,7 +20,7 @@ from vmflearn.train.config import Config
 def write_preamble(config: Config, run_dir: Path) -> None:
     """config.yaml and environment.json of a run folder."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    _write(run_dir / "config.yaml", config.to_yaml())
     try:
         command, here = ["git", "rev-parse", "HEAD"], Path(__file__).parent
         found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=False)
@@ -39,7 +39,14 @@ def write_preamble(config: Config, run_dir: Path) -> None:
         "git_commit": commit,
         "command": sys.argv,
     }
-    (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    _write(run_dir / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Write a file that is never there in part."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(aside, path)
 
 
 def export_backbone(config: Config, model: MultiCropNetwork, run_dir: Path) -> Path:
@@ -49,13 +56,11 @@ def export_backbone(config: Config, model: MultiCropNetwork, run_dir: Path) -> P
     options of backbone.json beside it gives the same features.
     """
     path = run_dir / "backbone.safetensors"
-    aside = path.with_suffix(".tmp")
-    aside.write_bytes(save({name: tensor.contiguous() for name, tensor in model.backbone.state_dict().items()}))
-    os.replace(aside, path)
+    _write(path, save({name: tensor.contiguous() for name, tensor in model.backbone.state_dict().items()}))
     about = {
         "backbone": config.model.backbone,
         "options": config.model.options,
         "position_interpolation": config.model.position_interpolation,
     }
-    (run_dir / "backbone.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    _write(run_dir / "backbone.json", json.dumps(about, indent=2) + "\n")
     return path

@@ -1,6 +1,7 @@
 """Everything that training changes: student, teacher, centre, optimiser, what watches them, and the step."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -14,16 +15,26 @@ from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
 from vmflearn.ssl.stochastic_depth import SubsetBlock
 from vmflearn.ssl.views import dino_crops
-from vmflearn.train.checkpoint import CheckpointError
+from vmflearn.train.checkpoint import BrokenCheckpointError, CheckpointError
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.linear_probe import LinearProbe
 from vmflearn.train.loader import make_loader
 from vmflearn.train.optimizer import make_optimizer
+from vmflearn.train.parts import unlike, unlike_moments
 from vmflearn.train.probe import KNNProbe
+from vmflearn.train.same_images import changed, describe
 from vmflearn.train.step import Centering
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Type of the parameters; with ``bfloat16`` the products run in it under autocast, the parameters stay float32."""
+
+
+class Pending(TypedDict):
+    """A line of the records that an evaluation has yet to complete; findings as (name, text)."""
+
+    metrics: dict[str, Any]
+    timing: dict[str, float]
+    findings: list[tuple[str, str]]
 
 
 def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
@@ -55,7 +66,22 @@ def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
 
 
 class State:
-    """Everything that training changes, and what it is made of."""
+    """Everything that training changes, and what it is made of.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken.
+    best : float
+        Highest kNN accuracy so far.
+    recorded : int
+        The last step with a line in the records.
+    pending : dict or None
+        The line of the step just taken, where an evaluation belongs into it that has not been made: ``metrics``,
+        ``timing``, and ``findings`` (name and text of each).
+    images : dict
+        What tells these images from others, see `describe`.
+    """
 
     def __init__(self, config: Config, device: torch.device):
         crops = dino_crops(
@@ -69,6 +95,8 @@ class State:
             config.views.grey,
         )
         self.config, self.device, self.step, self.best = config, device, 0, -1.0
+        self.recorded = 0
+        self.pending: Pending | None = None
         self.loader = make_loader(config, crops, device)
         self.steps_per_epoch = self.loader.order.steps_per_epoch
         self.total = self.steps_per_epoch * config.run.epochs
@@ -99,6 +127,7 @@ class State:
             fused=config.run.precision == "bfloat16",
         )
         self.monitor = Monitor(config.head.out_dim)
+        self.images = describe(self.loader, self.probe.train_labels if self.probe is not None else None)
 
     def _check_sizes(self) -> None:
         """Refuse crops that a ViT cannot cut into patches, before anything is computed."""
@@ -121,8 +150,13 @@ class State:
         dtype = DTYPES[self.config.run.precision]
         return LinearProbe(labels, n_classes, features, self.device, dtype) if n_classes > 1 else None
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, look: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Accuracies of the teacher's features on the labelled images; empty where there are none.
+
+        Parameters
+        ----------
+        look : callable
+            Called again and again, equally often on every process; what it raises ends the evaluation.
 
         Returns
         -------
@@ -131,8 +165,8 @@ class State:
         """
         if self.probe is None:
             return {}
-        features, labels = self.probe.features(self.teacher.backbone)
-        found = {"knn_top1": self.probe.knn(features, labels)}
+        features, labels = self.probe.features(self.teacher.backbone, look)
+        found = {"knn_top1": self.probe.knn(features, labels, look)}
         if self.linear is not None:
             found["linear_top1"] = self.linear.accuracy(features[1], labels[1])
         return found
@@ -147,22 +181,58 @@ class State:
         return {
             "step": self.step,
             "best": self.best,
+            "recorded": self.recorded,
+            "pending": self.pending,
             "images": self.loader.order.n_images,
+            "described": self.images,
             "processes": distributed.world_size(),
             "config": self.config.to_dict(),
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same configuration; CheckpointError if the images are others."""
-        self.step, self.best, images = saved["step"], saved["best"], self.loader.order.n_images
-        if saved["images"] != images:
+        """Go on from a checkpoint of the same configuration.
+
+        Raises
+        ------
+        CheckpointError
+            If the images are others.
+        BrokenCheckpointError
+            If a part is missing, or not of the type and shape that it should have; nothing has been changed then.
+        """
+        images, others = self.loader.order.n_images, changed(saved.get("described", {}), self.images)
+        if saved["images"] != images or others:
+            now = f"there are {images} now" if saved["images"] != images else f"{' and '.join(others)} have changed"
             raise CheckpointError(
-                f"the checkpoint was made with {saved['images']} images, and there are {images} now; give the same "
-                "images, or another run folder with --run-dir"
+                f"the checkpoint was made with {saved['images']} images, and {now}; give the same images, or another "
+                "run folder with --run-dir"
             )
-        for name, part in self._parts().items():
+        parts = self._parts()
+        if "linear" not in saved and not _labelled(saved["config"]):
+            parts.pop("linear", None)  # data.val_root has been given since
+        for name, part in parts.items():
+            fault = unlike(part.state_dict(), saved.get(name), name)
+            if not fault and name in ("student", "teacher", "centering"):
+                strange = saved[name].keys() - part.state_dict().keys()
+                fault = f"{name} holds {min(strange)}, which is none of its weights" if strange else ""
+            if not fault and name == "optimizer":
+                fault = unlike_moments(self.optimizer, saved[name], name)
+            if not fault and name == "monitor" and not all(isinstance(seen, dict) for seen in saved[name]["recent"]):
+                fault = "monitor.recent holds something else than observations"
+            if not fault and name == "linear":
+                fault = unlike_moments(part.optimizer, saved[name]["optimizer"], "linear.optimizer")
+            if fault:
+                raise BrokenCheckpointError(fault)
+        self.step, self.best = saved["step"], saved["best"]
+        self.recorded, self.pending = saved.get("recorded", 0), saved.get("pending")
+        for name, part in parts.items():
             part.load_state_dict(saved[name])
+
+
+def _labelled(config: Mapping[str, Any]) -> bool:
+    """`DataConfig.labelled` of a saved configuration."""
+    data = config.get("data", {})
+    return data.get("source", "photos") == "photos" or bool(data.get("val_root") or data.get("val_split"))
 
 
 def _centering(config: Config) -> Centering:

@@ -9,14 +9,12 @@ Launch it with ``scripts/pretrain.py``, or call ``pretrain(load_config(path), ru
 
 import inspect
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -25,40 +23,23 @@ from vmflearn import distributed
 from vmflearn.ssl.diagnostics import gradient_norm, update_norm
 from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.ssl.prototype_use import unique_prototypes
-from vmflearn.train.checkpoint import CheckpointError, differences, load_newest
+from vmflearn.train.canvases import lost_worker
+from vmflearn.train.checkpoint import load_newest
 from vmflearn.train.checkpoint_writer import CheckpointWriter
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.cost import crop_sizes
+from vmflearn.train.folder_lock import FolderLock
+from vmflearn.train.parts import check_values
 from vmflearn.train.profiling import profiled
-from vmflearn.train.records import Records, announcer, read_metrics
+from vmflearn.train.records import Records, announcer, mend, read_metrics
 from vmflearn.train.run_folder import export_backbone, write_preamble
+from vmflearn.train.same_run import check_checkpoint, check_folder, check_images, check_processes
 from vmflearn.train.schedules import cosine, teacher_temperature
 from vmflearn.train.state import DTYPES, State
 from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
+from vmflearn.train.stop import Interrupted, StopRequest, stop_signals
 from vmflearn.train.timing import Speedometer
 from vmflearn.train.warm_start import start_from
-
-FREE_TO_CHANGE = {
-    "data.workers",
-    "data.cache",
-    "data.root",
-    "data.val_root",
-    "optimizer.accumulation",
-    "run.device",
-    "run.compile",
-    "run.save_every",
-    "run.max_steps",
-}
-"""Settings that a resumed run may change: where and how to run. (The same number of) images may move; the parts of a
-batch change a step by rounding, and what batch norm and drop path see."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop, and did so after saving. ``signal`` is the signal's number (2 for Ctrl-C)."""
-
-    def __init__(self, number: int, message: str):
-        super().__init__(message)
-        self.signal = number
 
 
 @dataclass(frozen=True)
@@ -89,135 +70,235 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False, profil
     ConfigError
         If the configuration does not fit the data or the processes.
     CheckpointError
-        If the folder holds a run of another configuration, or a checkpoint cannot be written or read.
+        If the folder holds a run of another configuration, another run goes on in it, or a checkpoint cannot be written
+        or read.
+    DataError
+        If too many images cannot be read, or a process that decodes them is lost.
     TrainingError
         If the loss is not finite.
+    ElsewhereError
+        If another process cannot go on; that one says why.
     Interrupted
         After Ctrl-C, SIGTERM or SIGUSR1, once the state is saved.
     """
+    if profile < 0:
+        raise ConfigError(f"--profile must be a number of steps, 0 or more, not {profile}")
     run_dir, device = Path(run_dir), _device(config)
-    checkpoints = run_dir / "checkpoints"
     say = announcer(distributed.rank() == 0 and not quiet)
-    saved = _load_together(checkpoints, say)
-    _check_same_run(config, saved, checkpoints)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _signals() as stop:
-        torch.manual_seed(config.seed)
-        state = State(config, device)
-        if saved is not None:
-            state.load(saved)
-        elif config.run.init_from is not None:
-            for line in start_from(state, config.run.init_from):
-                say(line)
-        unfinished = state.step < state.last
-        if unfinished:
-            if distributed.rank() == 0:
-                write_preamble(config, run_dir)
-            if saved is None and not quiet:
-                _say_start(config, state, say)
-            elif saved is not None:
-                say(f"continuing {run_dir} at step {state.step} of {state.last}")
-                _say_processes(saved.get("processes"), say)
-            _train(config, state, run_dir, stop, quiet, profile)
-        if distributed.rank() == 0:
-            export_backbone(config, state.teacher, run_dir)
-    metrics = read_metrics(run_dir / "metrics.jsonl")
-    return RunResult(run_dir, state.step, metrics[-1] if metrics else {})
+    check_processes(config)
+    with stop_signals() as stop, _locked(run_dir, say), lost_worker():
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            state, saved = _restore(config, device, run_dir, say)
+            if saved is None and config.run.init_from is not None:
+                for line in start_from(state, config.run.init_from):
+                    say(line)
+            taken = state.step if state.pending is None else state.step - 1  # steps whose lines are whole
+            recorded = None if saved is None else saved.get("recorded")
+            distributed.on_first(lambda: mend(run_dir, taken, recorded, say))
+            if taken < state.last:
+                distributed.on_first(lambda: write_preamble(config, run_dir))
+                if saved is not None:
+                    say(f"continuing {run_dir} at step {state.step} of {state.last}")
+                    _say_processes(saved.get("processes"), say)
+                elif not quiet:
+                    _say_start(config, state, say)
+                _Training(config, state, run_dir, stop, quiet).run(profile)
+        distributed.on_first(lambda: export_backbone(config, state.teacher, run_dir))
+        metrics = distributed.on_first(lambda: read_metrics(run_dir / "metrics.jsonl")[-1:])
+    return RunResult(run_dir, state.step, metrics[0] if metrics else {})
 
 
-def _train(config: Config, state: State, run_dir: Path, stop: dict[str, int], quiet: bool, profile: int) -> None:
-    """The loop; everything above and below serves it."""
-    student, teacher, run = state.student, state.teacher, config.run
-    embedding: nn.Module = _Embedding(student)
-    if distributed.is_distributed():
-        ddp = nn.parallel.DistributedDataParallel
-        renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters  # in the newest PyTorch
-        buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        embedding = ddp(embedding, device_ids=[state.device] if state.device.type == "cuda" else None, **buffers)
-    records = Records(run_dir, state.step, state.last, active=distributed.rank() == 0)
-    writer, told = CheckpointWriter(run_dir / "checkpoints"), set[str]()
-    speed, images = Speedometer(student, crop_sizes(config), state.device, run.precision), 0
-    speed.clock.watch(state.optimizer)
-    if not quiet:
-        records.say(str(speed))
-    batches = speed.clock.steps(state.loader(state.step, state.last))
-    if profile:
-        batches = profiled(batches, run_dir, profile, state.device, records.say if not quiet else lambda text: None)
+def _restore(
+    config: Config, device: torch.device, run_dir: Path, say: Callable[[str], None]
+) -> tuple[State, dict[str, Any] | None]:
+    """The state to go on with, and the checkpoint that it comes from; a fresh one where there is none."""
+    states: list[State] = []
+
+    def make() -> State:
+        if not states:
+            states.append(State(config, device))
+            check_images(states[0].images)
+        return states[0]
+
+    def use(saved: dict[str, Any]) -> None:
+        check_values(saved, Config().to_dict())
+        distributed.on_first(lambda: check_checkpoint(config, saved, run_dir))
+        make().load(saved)
+
+    saved = load_newest(run_dir / "checkpoints", say, use)
+    if saved is None:
+        distributed.on_first(lambda: check_folder(config, run_dir))
+    return make(), saved
+
+
+@contextmanager
+def _locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other runs out of the folder; the first process does it for all."""
+    locks: list[FolderLock] = []
     try:
-        for crops, indices in batches:
-            step, epoch = state.step, state.step // state.steps_per_epoch
-            torch.manual_seed((config.seed * 2**31 + step) * 2**16 + distributed.rank() & 2**63 - 1)  # for drop path
-            settings = step_settings(config, step, state.steps_per_epoch)
-            epoch_ends, run_ends = (step + 1) % state.steps_per_epoch == 0, step + 1 == state.last
-            logged = epoch_ends or run_ends or (step + 1) % run.log_every == 0
-            before = [p.detach().clone() for p in student.parameters()] if logged else []
-            crops = [crop.to(DTYPES[run.precision]) for crop in crops]
-            try:
-                result = training_step(
-                    student, teacher, state.centering, state.optimizer, crops, settings, embed=embedding
-                )
-            except TrainingError as error:
-                raise TrainingError(f"step {step}: {error}; the last checkpoint is from before it") from None
-            state.monitor.count(result.targets)
-            if state.linear is not None:
-                state.linear.learn(result.features, indices)
-
-            state.step += 1
-            images += config.optimizer.batch_size
-            epochs_done = state.step // state.steps_per_epoch
-            stopping = distributed.max_over_processes(stop.get("signal", 0))  # all stop at the same step
-            better = False
-            if logged:
-                metrics: dict[str, Any] = {
-                    "step": state.step,
-                    "epoch": epoch,
-                    "loss": result.loss,
-                    **({} if result.koleo is None else {"koleo": float(result.koleo)}),
-                    **_observe(state, result, settings),
-                    "gradient_norm": gradient_norm(student.parameters()),
-                    "update_norm": update_norm(before, student.parameters()),
-                    "lr": settings.lr,
-                    "weight_decay": settings.weight_decay,
-                    "momentum": settings.momentum,
-                    "teacher_temp": settings.teacher_temp,
-                }
-                timing, now = speed.read(images), time.perf_counter()
-                due = run.knn_every and epoch_ends and epochs_done % run.knn_every == 0
-                if run_ends or due:
-                    metrics |= _prototype_use(teacher)
-                if state.probe is not None and (run_ends or due):
-                    metrics |= state.evaluate()
-                    better = metrics["knn_top1"] > state.best
-                    state.best = max(state.best, metrics["knn_top1"])
-                    timing["evaluation_seconds"] = time.perf_counter() - now
-                findings = state.monitor.findings()
-                if findings:
-                    metrics["findings"] = [finding.name for finding in findings]
-                records.write(metrics, timing, show=not quiet and (epoch_ends or run_ends))
-                for finding in findings:
-                    if finding.name not in told and not quiet:
-                        records.say(f"step {state.step}: {finding}")
-                    told.add(finding.name)
-                images = 0
-                speed.clock.restart()
-            records.advance()
-            while state.loader.news:
-                news = state.loader.news.pop(0)
-                records.say(news) if records.active else print(f"[process {distributed.rank()}] {news}", flush=True)
-            writer.check()
-            if run_ends or stopping or better or (epoch_ends and epochs_done % run.save_every == 0):
-                state.monitor.share()
-                records.flush()
-                if distributed.rank() == 0:
-                    writer.save(state.step, state.save(), best=better)
-            if stopping and not run_ends:
-                writer.wait()
-                # The others wait for the one that writes: a launcher that sees them end may end it too.
-                distributed.max_over_processes(0)
-                raise Interrupted(stopping, f"stopped at step {state.step}; the same command continues from there")
-        writer.wait()
+        distributed.on_first(lambda: locks.append(FolderLock(run_dir, say)))
+        yield
     finally:
-        writer.close()
-        records.close()
+        for lock in locks:
+            lock.release()
+
+
+class _Training:
+    """The loop, and what it takes along; everything above and below serves it."""
+
+    def __init__(self, config: Config, state: State, run_dir: Path, stop: StopRequest, quiet: bool):
+        self.config, self.state, self.run_dir, self.stop, self.quiet = config, state, run_dir, stop, quiet
+        embedding: nn.Module = _Embedding(state.student)
+        if distributed.is_distributed():
+            ddp = nn.parallel.DistributedDataParallel
+            renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters  # in the newest PyTorch
+            buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+            embedding = ddp(embedding, device_ids=[state.device] if state.device.type == "cuda" else None, **buffers)
+        self.embedding = embedding
+        self.records = Records(run_dir, state.step, state.last, active=distributed.rank() == 0)
+        self.writer, self.told = CheckpointWriter(run_dir / "checkpoints"), set[str]()
+        self.speed = Speedometer(state.student, crop_sizes(config), state.device, config.run.precision)
+        self.speed.clock.watch(state.optimizer)
+        self.images = 0  # over all processes, since the last line
+
+    def run(self, profile: int) -> None:
+        """Take the steps that are left."""
+        state, say = self.state, self.records.say if not self.quiet else lambda text: None
+        say(str(self.speed))
+        batches = self.speed.clock.steps(state.loader(state.step, state.last))
+        if profile:
+            batches = profiled(batches, self.run_dir, profile, state.device, say)
+        try:
+            with self.stop.noted():
+                if state.step == 0:  # a run folder has a checkpoint before it has a line of records
+                    self._save()
+                    self.writer.wait()
+                if state.pending is not None:
+                    self._conclude()
+                for crops, indices in batches:
+                    self._step(crops, indices)
+                    self._conclude()
+                self.writer.wait()
+        finally:
+            self.writer.close()
+            self.records.close()
+
+    def _step(self, crops: list[Tensor], indices: Tensor) -> None:
+        """Take a step; where it has a line in the records, measure it."""
+        config, state, run = self.config, self.state, self.config.run
+        step = state.step
+        torch.manual_seed((config.seed * 2**31 + step) * 2**16 + distributed.rank() & 2**63 - 1)  # for drop path
+        settings = step_settings(config, step, state.steps_per_epoch)
+        logged = (step + 1) % run.log_every == 0 or (step + 1) % state.steps_per_epoch == 0 or step + 1 == state.last
+        before = [p.detach().clone() for p in state.student.parameters()] if logged else []
+        crops = [crop.to(DTYPES[run.precision]) for crop in crops]
+        try:
+            result = training_step(
+                state.student, state.teacher, state.centering, state.optimizer, crops, settings, embed=self.embedding
+            )
+        except TrainingError as error:
+            raise TrainingError(f"step {step}: {error}; the last checkpoint is from before it") from None
+        state.monitor.count(result.targets)
+        if state.linear is not None:
+            state.linear.learn(result.features, indices)
+        state.step += 1
+        self.images += config.optimizer.batch_size
+        if logged:
+            metrics = {
+                "step": state.step,
+                "epoch": step // state.steps_per_epoch,
+                "loss": result.loss,
+                **({} if result.koleo is None else {"koleo": float(result.koleo)}),
+                **_observe(state, result, settings),
+                "gradient_norm": gradient_norm(state.student.parameters()),
+                "update_norm": update_norm(before, state.student.parameters()),
+                "lr": settings.lr,
+                "weight_decay": settings.weight_decay,
+                "momentum": settings.momentum,
+                "teacher_temp": settings.teacher_temp,
+            }
+            timing = self.speed.read(self.images)
+            if self._evaluation_is_due():
+                metrics |= _prototype_use(state.teacher)
+            findings = [(finding.name, str(finding)) for finding in state.monitor.findings()]
+            state.pending = {"metrics": metrics, "timing": timing, "findings": findings}
+
+    def _conclude(self) -> None:
+        """After a step: evaluate, write its line, save, stop, each where it is time to."""
+        state, stopping = self.state, self.stop.agreed()  # all stop at the same step
+        evaluates, better = self._evaluation_is_due() and state.probe is not None, False
+        if evaluates:
+            self._save()  # first: who asks to stop need not wait for an evaluation, and who kills costs nothing
+            if stopping:
+                self._leave(stopping)
+            better = self._evaluate()
+        if state.pending is not None:
+            self._record()
+        self.records.advance()
+        while state.loader.news:
+            news = state.loader.news.pop(0)
+            told = self.records.active
+            self.records.say(news) if told else print(f"[process {distributed.rank()}] {news}", flush=True)
+        self.writer.check()
+        if state.step == state.last or evaluates or stopping or self._epochs_done(self.config.run.save_every):
+            self._save(best=better)
+        if stopping and state.step < state.last:
+            self._leave(stopping)
+
+    def _evaluate(self) -> bool:
+        """Complete the line of this step; returns whether the accuracy is the best so far."""
+        state, began = self.state, time.perf_counter()
+
+        def look() -> None:
+            if stopping := self.stop.agreed():
+                self._leave(stopping)
+
+        accuracies = state.evaluate(look)
+        assert state.pending is not None
+        state.pending["metrics"] |= accuracies
+        state.pending["timing"]["evaluation_seconds"] = time.perf_counter() - began
+        better = accuracies["knn_top1"] > state.best
+        state.best = max(state.best, accuracies["knn_top1"])
+        return better
+
+    def _record(self) -> None:
+        """Write the line of this step."""
+        state = self.state
+        assert state.pending is not None
+        metrics, timing, findings = state.pending["metrics"], state.pending["timing"], state.pending["findings"]
+        if findings:
+            metrics["findings"] = [name for name, _ in findings]
+        self.records.write(metrics, timing, show=not self.quiet and (self._epochs_done(1) or state.step == state.last))
+        for name, text in findings:
+            if name not in self.told and not self.quiet:
+                self.records.say(f"step {state.step}: {text}")
+            self.told.add(name)
+        state.pending, state.recorded, self.images = None, state.step, 0
+        self.speed.clock.restart()
+
+    def _epochs_done(self, every: int) -> bool:
+        """Whether the step just taken ends an epoch whose number ``every`` divides (0: never)."""
+        epochs, rest = divmod(self.state.step, self.state.steps_per_epoch)
+        return every > 0 and rest == 0 and epochs % every == 0
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether the step just taken is one to look closer at."""
+        return self.state.step == self.state.last or self._epochs_done(self.config.run.knn_every)
+
+    def _save(self, *, best: bool = False) -> None:
+        """Have a checkpoint written, with the records before it on the disk."""
+        self.state.monitor.share()
+        self.records.flush()
+        if distributed.rank() == 0:
+            self.writer.save(self.state.step, self.state.save(), best=best)
+
+    def _leave(self, number: int) -> NoReturn:
+        """Stop here, where the newest checkpoint is one of this step."""
+        self.writer.wait()
+        # The others wait for the one that writes: a launcher that sees them end may end it too.
+        distributed.max_over_processes(0)
+        raise Interrupted(number, f"stopped at step {self.state.step}; the same command continues from there")
 
 
 class _Embedding(nn.Module):
@@ -273,42 +354,6 @@ def _prototype_use(teacher: MultiCropNetwork) -> dict[str, int]:
     return {"unique_prototypes": use.count, "largest_duplicate_set": use.largest}
 
 
-def _load_together(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest readable checkpoint, the same on every process; the first one sets damaged ones aside for all."""
-    saved = load_newest(folder, say) if distributed.rank() == 0 else None
-    if distributed.is_distributed():
-        torch.distributed.barrier()
-        saved = saved if distributed.rank() == 0 else load_newest(folder, lambda text: None)
-        steps: list[Any] = [None] * distributed.world_size()
-        torch.distributed.all_gather_object(steps, saved and saved["step"])
-        if len(set(steps)) > 1:
-            raise CheckpointError(f"processes find checkpoints of steps {steps} in {folder}: all nodes must share it")
-    return saved
-
-
-@contextmanager
-def _signals() -> Iterator[dict[str, int]]:
-    """Note Ctrl-C, SIGTERM and SIGUSR1 for the loop to see; a second Ctrl-C interrupts at once."""
-    received: dict[str, int] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and "signal" in received:
-            raise KeyboardInterrupt
-        received["signal"] = number
-
-    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    try:
-        before = {number: signal.signal(number, note) for number in wanted}
-    except ValueError:  # not in the main thread: whoever owns it handles signals
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _device(config: Config) -> torch.device:
     """The device asked for; "auto" is the best one found."""
     if config.run.device != "auto":
@@ -319,19 +364,6 @@ def _device(config: Config) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
-
-
-def _check_same_run(config: Config, saved: dict[str, Any] | None, folder: Path) -> None:
-    """A checkpoint goes on only under the settings it was made with."""
-    if saved is None:
-        return
-    lines = differences(saved["config"], config.to_dict(), Config().to_dict())
-    lines = [line for line in lines if line.partition(":")[0] not in FREE_TO_CHANGE]
-    if lines:
-        raise CheckpointError(
-            f"{folder} holds a run of another configuration ({'; '.join(lines)}); give another run folder with "
-            "--run-dir, or the settings it was started with"
-        )
 
 
 def _say_processes(before: int | None, say: Callable[[str], None]) -> None:
