@@ -30,6 +30,8 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for note in manifest["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     size = sum(shard["bytes"] for shard in manifest["shards"])
     print(
         f"{manifest['images']} images of {len(manifest['class_names'])} classes in {len(manifest['shards'])} shards, "

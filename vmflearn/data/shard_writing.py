@@ -8,16 +8,21 @@ makes the rest. The tar files are the same, byte for byte, whenever and wherever
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from vmflearn.data.shards import FORMAT, MANIFEST, index_shard, replace_atomically, write_index
+from vmflearn.data.scanning import Skipped
+from vmflearn.data.shards import FORMAT, MANIFEST, replace_atomically, write_index
 from vmflearn.data.sources import FolderImages, open_images
+from vmflearn.data.tar_index import index_tar
 
 PLAN = "making.json"
 """What is being made, until the manifest says that it is made."""
@@ -38,14 +43,14 @@ def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000)
     Returns
     -------
     dict
-        The manifest: ``images``, ``class_names``, ``names`` (see `ImageSource.names_digest`), and for each of
-        ``shards`` its ``name``, ``images``, ``bytes`` and ``sha256``.
+        The manifest: ``images``, ``class_names``, ``names`` (see `ImageSource.names_digest`), ``notes`` of the folder
+        (what was passed over in it), and for each of ``shards`` its ``name``, ``images``, ``bytes`` and ``sha256``.
 
     Raises
     ------
     ValueError
-        If `shard_size` is not positive, or `out` lies in `folder`, holds something else, shards of another folder, or a
-        damaged shard.
+        If `shard_size` is not positive, `folder` holds the parts of a data set beside each other, or `out` lies in it,
+        is being written by another process, or holds something else, shards of another folder, or a damaged shard.
     FileNotFoundError
         If there is no such folder, or no image in it.
     OSError
@@ -55,11 +60,19 @@ def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000)
         raise ValueError(f"shard_size must be at least 1 image, got {shard_size}")
     out = Path(out).expanduser()
     images = open_images(folder)
-    if out.resolve().is_relative_to(images.root.resolve()):
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(images.root)):
         raise ValueError(f"{out} lies inside of {images.root}, whose images it would then hold twice; give another")
     plan = _plan(images, shard_size)
-    if _claim(out, plan):
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        if not _claim(out, plan):
+            _write(images, out, plan)
         return json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _write(images: FolderImages, out: Path, plan: dict[str, Any]) -> None:
+    """Write the shards that are missing, then index and manifest."""
+    shard_size = plan["shard_size"]
     starts = range(0, len(images), shard_size)
     names = [f"shard-{i:06}.tar" for i in range(len(starts))]
     with tqdm(total=len(images), desc=f"writing {out.name}", unit=" images", disable=None) as bar:
@@ -70,7 +83,7 @@ def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000)
             bar.update(len(members))
     entries, shards = [], []
     for i, name in enumerate(tqdm(names, desc="checksums", unit=" shards", disable=None)):
-        rows, problem = index_shard(out / name, checksums=True)  # reads back what has been written
+        rows, problem, _ = index_tar(out / name, Skipped(), checksums=True)  # reads back what has been written
         wanted = min(shard_size, len(images) - starts[i])
         if problem or len(rows) != wanted:
             raise ValueError(
@@ -81,14 +94,42 @@ def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000)
         with (out / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         shards.append({"name": name, "images": wanted, "bytes": (out / name).stat().st_size, "sha256": digest})
-    manifest = {"class_names": images.class_names, "names": images.names_digest(), "shards": shards, "plan": plan}
+    manifest = {
+        "class_names": images.class_names,
+        "names": images.names_digest(),
+        "shards": shards,
+        "plan": plan,
+        "notes": images.notes,
+    }
     write_index(out, np.concatenate(entries), manifest)
     (out / PLAN).unlink()
-    return json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold a folder while it is written to; ValueError if another process does. The system lets go at any end."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is writing shards to {out}; wait for it, or give another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(folder)
 
 
 def _plan(images: FolderImages, shard_size: int) -> dict[str, Any]:
-    """What decides the bytes of every shard but the images' own: enough to tell one conversion from another."""
+    """What tells one conversion from another: names and sizes of the images, not all their bytes, which takes hours."""
     listing = hashlib.sha256()
     for index in range(len(images)):
         path = images.path(index)
@@ -98,7 +139,6 @@ def _plan(images: FolderImages, shard_size: int) -> dict[str, Any]:
 
 def _claim(out: Path, plan: dict[str, Any]) -> bool:
     """Take an empty folder, or one where the same plan was followed; True if it has been followed to the end."""
-    out.mkdir(parents=True, exist_ok=True)
     done, begun = out / MANIFEST, out / PLAN
     if done.exists() or begun.exists():
         try:

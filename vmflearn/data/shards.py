@@ -1,6 +1,7 @@
 """Images in tar files ("shards", as WebDataset lays them out), read in any order through an index of offsets.
 
-A shard holds, for each image, the members ``KEY.jpg`` (or another image type) and ``KEY.cls`` (its class, in digits).
+A shard holds, for each image, the members ``KEY.jpg`` (or another image type) and ``KEY.cls`` (its class, in digits),
+see `vmflearn.data.tar_index`.
 A set of shards is a folder with
 
     *.tar            the shards
@@ -15,8 +16,10 @@ reading their headers; nothing needs to be streamed.
 import hashlib
 import json
 import os
+import re
 import tarfile
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,14 +31,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from vmflearn.data.decoding import ImageSource
-from vmflearn.data.sources import FILE_TYPES, existing_folder
+from vmflearn.data.scanning import Skipped, is_hidden, part_of, printable
+from vmflearn.data.sources import existing_folder
+from vmflearn.data.tar_index import ENTRY, NO_CHECKSUM, index_tar, inner_archives
 
 INDEX, MANIFEST = "index.npy", "manifest.json"
 FORMAT = "vmflearn shards 1"
-NO_CHECKSUM = -1
-
-ENTRY = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8"), ("label", "<i8"), ("crc32", "<i8")])
-"""A row of the index. ``shard`` counts in the order of the manifest; ``crc32`` is `NO_CHECKSUM` if none was taken."""
 
 
 class ShardImages(ImageSource):
@@ -93,26 +94,28 @@ def open_shards(root: str | Path) -> ShardImages:
     -------
     ShardImages
         Images in the order of the shards' names and of the members in them. ``notes`` names shards that are truncated,
-        or not those that were indexed.
+        or not those that were indexed, and what was passed over.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder, no shard in it, or no image in the shards.
     ValueError
-        If the index does not belong to the shards, or a shard is not a plain tar file.
+        If the index does not belong to the shards, a shard is not a plain tar file, a key in it has two images or no
+        number as its class, or shards of ``train`` and of ``val`` lie beside each other.
     """
     root = existing_folder(root, "shard folder", "tar files")
-    found = sorted(path.name for path in root.glob("*.tar"))
+    found, notes = _find_shards(root)
     if not (root / MANIFEST).exists():
         if not found:
-            raise FileNotFoundError(f"no *.tar in {root}; make shards with scripts/make_shards.py, or unpack .tar.gz")
-        return _index_foreign(root, found)
+            raise FileNotFoundError(f"no *.tar in {root}; {_way_out(root)}")
+        return _index_foreign(root, found, notes)
     again = f"delete {INDEX} and {MANIFEST} in {root} to index the shards again"
     try:
         manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise ValueError(f"it says format {manifest['format']!r}, not {FORMAT!r}")
+        _check_manifest(manifest)
         index = np.load(root / INDEX, mmap_mode="r", allow_pickle=False)
         if (
             index.dtype != ENTRY
@@ -120,6 +123,7 @@ def open_shards(root: str | Path) -> ShardImages:
             or zlib.crc32(index.tobytes()) != manifest["index_crc32"]
         ):
             raise ValueError(f"{INDEX} is not the index that the manifest belongs to")
+        _check_rows(index, manifest)
         unlisted = set(found) - {shard["name"] for shard in manifest["shards"]}
     except (OSError, KeyError, TypeError, ValueError, EOFError) as error:
         reason = f"no key {error}" if isinstance(error, KeyError) else error
@@ -129,61 +133,60 @@ def open_shards(root: str | Path) -> ShardImages:
     return ShardImages(root, manifest, index)
 
 
-def index_shard(path: Path, *, checksums: bool) -> tuple[NDArray[np.void], str]:
-    """Index one tar file by its headers.
-
-    Parameters
-    ----------
-    path
-    checksums
-        Whether to read the images too, for their checksums.
-
-    Returns
-    -------
-    entries : ndarray of `ENTRY`
-        A row for each image, in their order, with ``shard`` 0; ``label`` is -1 where there is no ``.cls``.
-    problem : str
-        What ended the file before its end, or "".
-
-    Raises
-    ------
-    ValueError
-        If it is not an uncompressed tar file.
-    """
-    rows: list[tuple[int, int, int, int, int]] = []
-    labels: dict[str, int] = {}
-    keys, problem = [], ""
-    try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as raw:
-            end = path.stat().st_size
-            try:
-                for member in tar:
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, kind = base.partition(".")  # WebDataset: a key ends at the first dot
-                    key = f"{folder}/{stem}"
-                    if not member.isfile() or member.offset_data + member.size > end:
-                        continue
-                    if kind == "cls":
-                        raw.seek(member.offset_data)
-                        labels[key] = _class_number(raw.read(member.size), path / member.name)
-                    elif f".{kind.rpartition('.')[2].lower()}" in FILE_TYPES:
-                        raw.seek(member.offset_data)
-                        crc32 = zlib.crc32(raw.read(member.size)) if checksums else NO_CHECKSUM
-                        rows.append((0, member.offset_data, member.size, -1, crc32))
-                        keys.append(key)
-            except tarfile.ReadError as error:
-                problem = f"{path} is truncated ({error}); {len(rows)} images before that can be read"
-    except tarfile.ReadError as error:
-        raise ValueError(f"{path} is not a plain tar file ({error}); unpack it if it is compressed") from None
-    entries = np.array(rows, dtype=ENTRY)
-    entries["label"] = [labels.get(key, -1) for key in keys]
-    return entries, problem
+def _find_shards(root: Path) -> tuple[list[str], list[str]]:
+    """Names of the tar files in a folder, and a line on those that are not read; ValueError if parts are mixed."""
+    names = sorted(path.name for path in root.iterdir() if path.is_file() and not is_hidden(path.name))
+    found = [name for name in names if name.endswith(".tar")]
+    skipped = Skipped()
+    for name in names:
+        if name.lower().endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst", ".tar")) and name not in found:
+            skipped.add("only files that end in .tar are shards (unpack compressed ones)", name)
+    parts: dict[str, dict[str, str]] = {}
+    for name in found:
+        if part := part_of(name):
+            pattern, word = part
+            parts.setdefault(re.sub(r"\d+", "#", pattern), {}).setdefault(word, name)
+    for examples in parts.values():
+        if len(examples) > 1:
+            raise ValueError(
+                f"{root} holds {' and '.join(sorted(examples.values()))}, shards of different parts of a data set, "
+                "whose images would be mixed and taken for one; move each part to a folder of its own"
+            )
+    return found, skipped.lines()
 
 
-def _class_number(text: bytes, place: Path) -> int:
-    if not text.strip().isdigit():
-        raise ValueError(f"{place} must hold a class as a number, not {text[:20]!r}")
-    return int(text)
+def _way_out(root: Path) -> str:
+    """What to do about a folder without shards."""
+    below = sorted({path.parent for path in root.glob("*/*.tar") if not is_hidden(path.name)})
+    if below:
+        return f"give the folder that holds them: {', '.join(map(str, below[:3]))}" + (", ..." if below[3:] else "")
+    return "make shards with scripts/make_shards.py, or unpack .tar.gz"
+
+
+def _check_manifest(manifest: Any) -> None:
+    """ValueError, KeyError or TypeError if a manifest does not say what it must, or names files outside its folder."""
+    for name in manifest["class_names"]:
+        if not isinstance(name, str):
+            raise ValueError(f"a class is called {name!r}, which is no text")
+    if not isinstance(manifest["class_names"], list) or not isinstance(manifest["notes"], list):
+        raise ValueError("class_names and notes must be lists")
+    for shard in manifest["shards"]:
+        name = shard["name"]
+        if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith(".tar"):
+            raise ValueError(f"{name!r} is not the name of a tar file in this folder")
+        if type(shard["bytes"]) is not int:
+            raise ValueError(f"{name} has {shard['bytes']!r} bytes, which is no number")
+
+
+def _check_rows(index: NDArray[np.void], manifest: dict[str, Any]) -> None:
+    """ValueError if an index speaks of shards or classes that its manifest does not have."""
+    classes, shards = len(manifest["class_names"]), len(manifest["shards"])
+    if not len(index):
+        raise ValueError("it lists no images")
+    for name, count, least in (("shard", shards, 0), ("label", classes, 0 if classes else -1)):
+        low, high = int(index[name].min()), int(index[name].max())
+        if low < least or high >= max(count, least + 1):
+            raise ValueError(f"the {name}s of {INDEX} are {low} to {high}, and the manifest has {count}")
 
 
 def write_index(root: Path, entries: NDArray[np.void], manifest: dict[str, Any]) -> None:
@@ -211,29 +214,65 @@ def replace_atomically(temporary: Path, final: Path) -> None:
     temporary.replace(final)
 
 
-def _index_foreign(root: Path, names: list[str]) -> ShardImages:
+def _index_foreign(root: Path, names: Sequence[str], notes: Sequence[str]) -> ShardImages:
     """Index shards from elsewhere by their headers, and keep the index if the folder can be written to."""
-    parts, shards, notes = [], [], []
+    parts, shards, problems, skipped, unlabelled = [], [], list(notes), Skipped(), ""
     for i, name in enumerate(tqdm(names, desc=f"indexing {root.name}", unit=" shards", disable=None)):
-        entries, problem = index_shard(root / name, checksums=False)
-        entries["shard"] = i
-        parts.append(entries)
-        notes += [problem] if problem else []
-        shards.append({"name": name, "images": len(entries), "bytes": (root / name).stat().st_size})
+        found = index_tar(root / name, skipped)
+        found.entries["shard"] = i
+        parts.append(found.entries)
+        problems += [found.problem] if found.problem else []
+        unlabelled = unlabelled or (found.unlabelled and f"{name}/{found.unlabelled}")
+        shards.append({"name": name, "images": len(found.entries), "bytes": (root / name).stat().st_size})
     index = np.concatenate(parts)
     if not len(index):
-        raise FileNotFoundError(f"no images in the {len(names)} shards of {root}: members are KEY.jpg, KEY.cls, ...")
-    # Classes have no names there; and if one image has none, the set has none.
-    if index["label"].min() < 0:
-        index["label"] = -1
-    classes = [str(label) for label in range(index["label"].max() + 1)]
-    manifest = {"class_names": classes, "shards": shards, "notes": notes}
+        raise FileNotFoundError(_no_images(root, names, skipped.lines()))
+    classes, lines = _number_classes(index["label"], unlabelled)
+    manifest: dict[str, Any] = {
+        "class_names": classes,
+        "shards": shards,
+        "notes": [*problems, *lines, *skipped.lines()],
+    }
     try:
         write_index(root, index, manifest)
     except OSError as error:
         kept = f"the index of {root} could not be written ({error.strerror}) and is made again next time"
-        manifest["notes"] = [*notes, kept]
+        manifest["notes"] = [*manifest["notes"], kept]
     return ShardImages(root, manifest, index)
+
+
+def _number_classes(labels: NDArray[np.int64], unlabelled: str) -> tuple[list[str], list[str]]:
+    """Number the classes that occur from 0, in place; returns their names, which are their numbers, and lines on it.
+
+    If one image has no class, the set has none.
+    """
+    without = int((labels < 0).sum())
+    if without:
+        some = without < len(labels)
+        labels[:] = -1
+        line = f"{without:,} of {len(labels):,} images, {printable(unlabelled)} among them, have no KEY.cls"
+        return [], [f"no image has a class, because {line}"] if some else []
+    numbers, places = np.unique(labels, return_inverse=True)
+    labels[:] = places
+    last = int(numbers[-1])
+    if last + 1 == len(numbers):
+        return [str(number) for number in numbers], []
+    return [str(number) for number in numbers], [
+        f"class numbers go up to {last:,} with gaps; the {len(numbers):,} that occur are the classes, in their order"
+    ]
+
+
+def _no_images(root: Path, names: Sequence[str], notes: Sequence[str]) -> str:
+    """What to do about shards without images."""
+    archives = inner_archives(root / names[0])
+    if archives:
+        what = (
+            f"{names[0]} holds archives, {archives[0]} among them; unpack each into a folder of its class and use "
+            "data.source=folder (data.source=timm data.name=torch/imagenet unpacks ImageNet's archives as downloaded)"
+        )
+    else:
+        what = "members are KEY.jpg, KEY.cls, ..."
+    return f"no images in the {len(names)} shards of {root}: {what}" + "".join(f"; {note}" for note in notes)
 
 
 def _changed(root: Path, manifest: dict[str, Any]) -> list[str]:

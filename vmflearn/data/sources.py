@@ -1,11 +1,12 @@
 """Images by the kind of place they are in: a folder (here), tar shards, or a data set that timm knows by name.
 
-A folder is searched by timm's reader, so that the order of files and the numbers of classes are those that timm's own
-scripts see.
+The order of a folder's files and the numbers of its classes are those that timm's own scripts see.
 """
 
 import hashlib
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +14,9 @@ import torch
 from PIL import Image
 
 from vmflearn.data.decoding import ImageSource, UnreadableImage
+from vmflearn.data.scanning import FILE_TYPES, is_hidden, natural_order, printable, scan_folder
 
 __all__ = ["FILE_TYPES", "FolderImages", "ImageSource", "UnreadableImage", "open_images", "open_source"]
-
-FILE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 
 SourceKind = Literal["folder", "shards", "timm"]
 
@@ -30,26 +30,25 @@ class FolderImages(ImageSource):
         The folder.
     """
 
-    def __init__(self, root: Path) -> None:
-        from timm.data.readers import create_reader
-
-        self.root = root
-        reader = create_reader("", root=str(root), input_key=";".join(FILE_TYPES))
-        self._reader = reader
-        names = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-        self.class_names = () if "" in names else tuple(names)
-        classes = [label if self.class_names else -1 for _, label in reader.samples]
-        self.labels = torch.tensor(classes, dtype=torch.int64)
-        self.notes = []
+    def __init__(self, root: Path, paths: Sequence[str], notes: Sequence[str] = ()) -> None:
+        self.root, self._paths = root, paths
+        folders = [path.rpartition("/")[0] for path in paths]
+        homes = defaultdict(list)  # the folders of each class
+        for folder in dict.fromkeys(folders):
+            homes[folder.rpartition("/")[2]].append(folder)
+        names = () if "" in homes else tuple(sorted(homes, key=natural_order))
+        numbers = {name: number for number, name in enumerate(names)}
+        self.class_names = names
+        self.labels = torch.tensor([numbers.get(folder.rpartition("/")[2], -1) for folder in folders])
+        self.notes = [*notes, *_lost_classes(paths, homes)]
 
     def path(self, index: int) -> Path:
         """Path of an image."""
-        return self.root / self._reader.filename(index)
+        return self.root / self._paths[index]
 
     def names_digest(self) -> str:
         """Of the paths below the folder, see `ImageSource`."""
-        above = len(os.path.join(self._reader.root, ""))
-        names = "\0".join([path[above:] for path, _ in self._reader.samples])
+        names = "\0".join(self._paths)
         return hashlib.sha256(os.fsencode(names.replace(os.sep, "/"))).hexdigest()
 
     def _open(self, index: int) -> Image.Image:
@@ -60,7 +59,8 @@ def open_images(root: str | Path) -> FolderImages:
     """Open a folder of images.
 
     Sub-folders that hold images are classes, numbered in natural order (class 2 before class 10); of nested ones the
-    innermost name counts. If any image lies in the folder itself, no image has a class.
+    innermost name counts. If any image lies in the folder itself, no image has a class. Sub-folders may be links; names
+    that begin with a dot are passed over.
 
     Parameters
     ----------
@@ -70,20 +70,58 @@ def open_images(root: str | Path) -> FolderImages:
     Returns
     -------
     FolderImages
-        ``len``, ``read(index)``, ``path(index)``, ``labels``, ``class_names``.
+        ``len``, ``read(index)``, ``path(index)``, ``labels``, ``class_names``; ``notes`` say what was passed over, and
+        where folders did not become classes of their own.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder, or no image in it.
+    ValueError
+        If it holds the parts of a data set, ``train`` and ``val`` say, beside each other.
+    OSError
+        If a sub-folder cannot be read.
     """
     root = existing_folder(root, "image folder", "images")
-    if not any(path.suffix.lower() in FILE_TYPES for path in root.rglob("*")):
+    paths, notes = scan_folder(root)
+    if not paths:
         raise FileNotFoundError(
-            f"no images in {root}: looked through all its sub-folders for {', '.join(FILE_TYPES)}; "
-            "put images there, in one sub-folder for each class if classes are known, or give another folder"
+            f"no images in {root}: looked through all its sub-folders for {', '.join(FILE_TYPES)}; {_way_out(root)}"
+            + "".join(f"; {note}" for note in notes)
         )
-    return FolderImages(root)
+    return FolderImages(root, paths, notes)
+
+
+def _way_out(root: Path) -> str:
+    """What to do about a folder without images."""
+    archives = sorted(path.name for path in root.iterdir() if path.suffix == ".tar" and not is_hidden(path.name))
+    if archives:
+        return (
+            f"{archives[0]} is a tar file: unpack each into a folder of its class (data.source=timm "
+            "data.name=torch/imagenet does so for ImageNet's archives), or read tar files with data.source=shards"
+        )
+    return "put images there, in one sub-folder for each class if classes are known, or give another folder"
+
+
+def _lost_classes(paths: Sequence[str], homes: dict[str, list[str]]) -> list[str]:
+    """Lines on folders that did not become classes of their own."""
+    if "" in homes:
+        loose = [path for path in paths if "/" not in path]
+        others = "" if len(loose) == 1 else f" and {len(loose) - 1:,} more lie"
+        return (
+            [f"no image has a class, because {printable(loose[0])}{others or ' lies'} in no class folder"]
+            if len(homes) > 1
+            else []
+        )
+    shared = {name: folders for name, folders in homes.items() if len(folders) > 1}
+    if not shared:
+        return []
+    name, folders = min(shared.items())
+    more = f", and so are {len(shared) - 1:,} more classes" if len(shared) > 1 else ""
+    return [
+        f"the class {printable(name)} is made of {len(folders):,} folders, {printable(folders[0])} and "
+        f"{printable(folders[1])} among them{more}: of nested folders the innermost name counts"
+    ]
 
 
 def open_source(

@@ -89,22 +89,33 @@ def knn_accuracy(
     train_features, train_labels, test_features, k, temperature
         See `knn_predict`.
     test_labels
-        (m,) integers.
+        (m,) integers, not negative; a class that no train image has counts as not found.
 
     Returns
     -------
     float
-        Top-1 accuracy, 0 to 1.
+        Top-1 accuracy, 0 to 1: the number of hits over m, rounded once, to double precision.
 
     Raises
     ------
     ValueError
-        As `knn_predict`, or if `test_labels` is not of the length of `test_features`.
+        As `knn_predict`, or if `test_labels` are not m integers from 0.
     """
     if test_labels.shape != test_features.shape[:1]:
         raise ValueError(f"test_labels must have shape ({len(test_features)},), got {tuple(test_labels.shape)}")
+    if not _are_integers(test_labels):
+        raise ValueError(f"test_labels must be integers, got {test_labels.dtype}")
+    if len(test_labels) and test_labels.min() < 0:
+        raise ValueError(
+            f"test_labels must be 0 or more, got {int(test_labels.min())}; -1 marks images without a class, which are "
+            "neither right nor wrong"
+        )
     predicted = knn_predict(train_features, train_labels, test_features, k=k, temperature=temperature)
-    return (predicted == test_labels.to(predicted.device)).float().mean().item()
+    return int((predicted == test_labels.to(predicted.device)).sum()) / len(predicted)
+
+
+def _are_integers(labels: Tensor) -> bool:
+    return not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
 
 
 def _check(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: float, chunk_size: int) -> None:
@@ -117,7 +128,7 @@ def _check(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: flo
             raise ValueError(f"{name} holds values that are not finite; look at the network that made them")
     if train.shape[1] != test.shape[1]:
         raise ValueError(f"train and test features must be equally wide, got {train.shape[1]} and {test.shape[1]}")
-    if labels.shape != train.shape[:1] or labels.is_floating_point():
+    if labels.shape != train.shape[:1] or not _are_integers(labels):
         raise ValueError(f"train_labels must be {len(train)} integers, got {labels.dtype} {tuple(labels.shape)}")
     if not 1 <= k <= len(train):
         raise ValueError(f"k must be 1 to the number of train images, {len(train)}, got {k}")

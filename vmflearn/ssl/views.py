@@ -39,7 +39,7 @@ def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], se
     Parameters
     ----------
     images
-        (batch, 3, height, width) uint8, or floating point in [0, 1].
+        (batch, 3, height, width) uint8, or floating point in [0, 1], whose range is checked, which waits for the device.
     indices
         (batch,) positions of the images in the data set, on the CPU if the device is not to be waited for.
     crops
@@ -55,12 +55,13 @@ def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], se
     Raises
     ------
     ValueError
-        If the shapes do not match, or there is nothing to make.
+        If the shapes do not match, there is nothing to make, or the images are of another type or range.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have shape (batch, 3, height, width), got {tuple(images.shape)}")
     if len(images) == 0 or len(crops) == 0:
         raise ValueError(f"multi_crop needs at least one image and one crop, got {len(images)} and {len(crops)}")
+    _check_range(images)
     sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
     draws = draw(crops, seed=seed, epoch=epoch, indices=torch.as_tensor(indices).cpu(), sizes=sizes)
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
@@ -105,6 +106,22 @@ def multi_crop_canvases(
     draws = draw(crops, seed=seed, epoch=epoch, indices=indices, sizes=sizes)
     scale = shapes.double() / sizes
     return _views(crops, draws, lambda drawn, size: crop_canvases(canvases, drawn, scale, size), canvases.device)
+
+
+def _check_range(images: Tensor) -> None:
+    """ValueError unless images are uint8, or floating point in [0, 1]: what is beyond would turn white or black."""
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images must be uint8, or floating point in [0, 1], got {images.dtype}; images.to(torch.uint8)?"
+        )
+    low, high = torch.stack(images.aminmax()).tolist()
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"images of {images.dtype} must lie in [0, 1], got {low:.4g} to {high:.4g}: divide 0 to 255 by 255, "
+            "cut off what a resampling left beyond, and give images that are not normalised yet"
+        )
 
 
 def _views(

@@ -166,13 +166,19 @@ def open_validation(data: DataConfig) -> ImageSource:
 def _open(data: DataConfig, root: str | None, split: str) -> ImageSource:
     """Open a source; the first process downloads or indexes, and the others then find what it made."""
     assert data.source != "photos"
-    kind, name, source = data.source, data.name or "", None
+    kind = data.source
+
+    def opened(download: bool) -> ImageSource:
+        try:
+            return open_source(kind, root, name=data.name or "", split=split, download=download)
+        except (ValueError, ModuleNotFoundError) as error:
+            raise ConfigError(f"data.source={kind}: {error}") from None
+
+    source = None
     try:
         if distributed.rank() == 0:
-            source = open_source(kind, root, name=name, split=split, download=data.download)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(f"data.source={data.source}: {error}") from None
+            source = opened(data.download)
     finally:
         if distributed.is_distributed():
             torch.distributed.barrier()
-    return source or open_source(kind, root, name=name, split=split)
+    return source or opened(download=False)

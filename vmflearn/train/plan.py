@@ -1,13 +1,13 @@
 """What a run will take, said before it starts: ``scripts/pretrain.py --dry-run``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from vmflearn.data.photos import load_photos
-from vmflearn.data.sources import open_images
 from vmflearn.train.config import Config, ConfigError, check_parts
 from vmflearn.train.cost import Cost, count_cost
+from vmflearn.train.loader import open_training
 from vmflearn.train.peak import matrix_rate
 
 MIB, GIB = 2**20, 2**30
@@ -29,6 +29,8 @@ class Plan:
         Matrix rate of this machine's device, operations a second, where a utilisation was given.
     throughput : float or None
         Images a second of all devices together.
+    notes : tuple of str
+        What was found wrong with the images, where they were counted.
     """
 
     config: Config
@@ -37,6 +39,7 @@ class Plan:
     cost: Cost
     peak: float | None = None
     throughput: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,7 +73,7 @@ def make_plan(
     ----------
     config : Config
     images : int, optional
-        Of the training set; without it the set is opened and counted.
+        Of the training set; without it the set is opened as a run opens it (nothing is downloaded), and counted.
     devices : int
         Processes, one on each device.
     throughput : float, optional
@@ -95,7 +98,9 @@ def make_plan(
     if batch % devices:
         raise ConfigError(f"optimizer.batch_size={batch} is not a multiple of the {devices} devices")
     check_parts(config.optimizer, devices)
-    images = _count_images(config) if images is None else images
+    notes: tuple[str, ...] = ()
+    if images is None:
+        images, notes = _count_images(config)
     if batch > images:
         raise ConfigError(f"optimizer.batch_size={batch} is larger than the data set ({images} images)")
     cost, peak = count_cost(config, devices), None
@@ -103,14 +108,16 @@ def make_plan(
         name = config.run.device if config.run.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         peak = matrix_rate(torch.device(name), config.run.precision, seconds=1.0)
         throughput = mfu * peak * devices / cost.operations.total
-    return Plan(config, images, devices, cost, peak, throughput)
+    return Plan(config, images, devices, cost, peak, throughput, notes)
 
 
-def _count_images(config: Config) -> int:
+def _count_images(config: Config) -> tuple[int, tuple[str, ...]]:
+    """Size of the training set, and what its source has to say."""
     if config.data.source == "photos":
-        return len(load_photos("train").images)
+        return len(load_photos("train").images), ()
     try:
-        return len(open_images(str(config.data.root)))
+        source = open_training(replace(config.data, download=False))
+        return len(source), tuple(source.notes)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the images cannot be counted ({error}); give their number with --images") from None
 
@@ -177,6 +184,7 @@ def describe(plan: Plan) -> str:
     lines = [f"{config.name}: a dry run, nothing is trained"]
     for title, rows in sections:
         lines += ["", title, *(f"  {a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in rows)]
+    lines += ["", *(f"note: {note}" for note in plan.notes)] if plan.notes else []
     return "\n".join(lines)
 
 

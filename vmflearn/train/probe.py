@@ -1,7 +1,7 @@
 """kNN on frozen features while a run goes on: the one number that says whether the representation gets better."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,13 +14,19 @@ from vmflearn.data.photos import load_photos
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
 from vmflearn.evaluate.knn import knn_accuracy, knn_predict
 from vmflearn.train.canvases import ignore_signals
-from vmflearn.train.config import Config, ConfigError
+from vmflearn.train.config import Config, ConfigError, DataConfig
 from vmflearn.train.loader import open_training, open_validation
 
 CHUNK = 256
 """Images whose features are extracted between two looks at whether to go on."""
 SEARCHED = 8192
 """Test images whose neighbours are searched between two."""
+WAY_TO_CLASSES = {
+    "folder": "class sub-folders (each image in the folder of its class, validation images too; data.source=timm "
+    "data.name=torch/imagenet sorts ImageNet's archives as downloaded)",
+    "shards": "a KEY.cls with the number of its class beside every image (as scripts/make_shards.py makes of folders)",
+    "timm": "the class of every image",
+}
 
 
 class KNNProbe:
@@ -44,17 +50,7 @@ class KNNProbe:
             self._train, self._test = _Labelled(train.images, train.labels), _Labelled(test.images, test.labels)
         else:
             sources = open_training(config.data), open_validation(config.data)
-            if not sources[0].class_names:
-                raise ConfigError(f"data.val_root asks for kNN, which needs class sub-folders in {config.data.root}")
-            if len(sources[0].class_names) < 2:
-                raise ConfigError(
-                    f"data.val_root asks for kNN, and {config.data.root} has one class, {sources[0].class_names[0]}: "
-                    "every answer would be right; leave data.val_root out, or give images of two classes or more"
-                )
-            if sources[0].class_names != sources[1].class_names:
-                raise ConfigError(
-                    f"data.val_root={config.data.val_root} must have the class folders of data.root={config.data.root}"
-                )
+            _check_classes(config.data, *sources)
             self._train, self._test = (_Labelled(source, source.labels, config.data.workers) for source in sources)
         if self.k > len(self._train.labels):
             raise ConfigError(f"run.knn_k={self.k} is larger than the training set ({len(self._train.labels)} images)")
@@ -124,6 +120,43 @@ class KNNProbe:
                 k=self.k,
             )
         return {**found, "untrained backbone": self(untrained)}
+
+
+def _check_classes(data: DataConfig, train: ImageSource, test: ImageSource) -> None:
+    """ConfigError unless both sets have the same two classes or more, with the same numbers."""
+    asks = "data.val_root" if data.val_root is not None else "data.val_split"
+    places = [
+        f"{data.name} ({split})" if data.source == "timm" else str(root)
+        for root, split in ((data.root, data.split), (data.val_root, data.val_split or data.split))
+    ]
+    for place, source in zip(places, (train, test), strict=True):
+        if not source.class_names:
+            raise ConfigError(
+                f"{asks} asks for kNN, which needs {WAY_TO_CLASSES[data.source]} in {place}; leave {asks} out to train "
+                "without it" + "".join(f"; {note}" for note in source.notes)
+            )
+    if len(train.class_names) < 2:
+        raise ConfigError(
+            f"{asks} asks for kNN, and {places[0]} has one class, {train.class_names[0]}: "
+            f"every answer would be right; leave {asks} out, or give images of two classes or more"
+        )
+    if train.class_names == test.class_names:
+        return
+    known, seen = set(train.class_names), set(test.class_names)
+    lacking = [name for name in train.class_names if name not in seen]
+    foreign = [name for name in test.class_names if name not in known]
+    told = [f"it lacks {_some(lacking)}"] if lacking else []
+    told += [f"it has {_some(foreign)} besides"] if foreign else []
+    raise ConfigError(
+        f"the validation images in {places[1]} must have the classes of {places[0]}, in their order: "
+        + (" and ".join(told) or "the order is another")
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of some names, and how many there are."""
+    few = ", ".join(names[:4])
+    return few if len(names) <= 4 else f"{few} and {len(names) - 4:,} more"
 
 
 class _Labelled:
