@@ -48,8 +48,7 @@ class FolderImages(ImageSource):
 
     def names_digest(self) -> str:
         """Of the paths below the folder, see `ImageSource`."""
-        names = "\0".join(self._paths)
-        return hashlib.sha256(os.fsencode(names.replace(os.sep, "/"))).hexdigest()
+        return hashlib.sha256(os.fsencode("\0".join(self._paths))).hexdigest()
 
     def _open(self, index: int) -> Image.Image:
         return Image.open(self.path(index))

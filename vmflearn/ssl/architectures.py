@@ -10,7 +10,8 @@ from vmflearn.ssl.backbones import create_backbone
 from vmflearn.ssl.heads import DINOHead
 
 HEAD_DIM = 64
-"""Width of one attention head in every published Vision Transformer: shapes do not tell the number of heads."""
+"""Width of one attention head in DINO's, iBOT's and MSN's Vision Transformers: shapes do not tell the number of heads,
+and MoCo v3's ViT-S, say, has twice as many."""
 
 RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("conv2", (2, 2, 2, 2)): "resnet18",
@@ -28,7 +29,9 @@ def some(names: Collection[str], shown: int = 8) -> str:
     return first + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
-def backbone_of(tensors: Mapping[str, Tensor], position_interpolation: str = "dino") -> nn.Module:
+def backbone_of(
+    tensors: Mapping[str, Tensor], position_interpolation: str = "dino", num_heads: int | None = None
+) -> nn.Module:
     """A fresh backbone with the architecture that the tensors have.
 
     Parameters
@@ -37,21 +40,26 @@ def backbone_of(tensors: Mapping[str, Tensor], position_interpolation: str = "di
         By name, as in DINO's Vision Transformer and torchvision's ResNet (which are timm's names).
     position_interpolation : str
         For a Vision Transformer, see `create_backbone`.
+    num_heads : int, optional
+        Of a Vision Transformer; None: as many as make heads of `HEAD_DIM`.
 
     Raises
     ------
     ValueError
-        If they belong to neither, or a tensor that tells the architecture is missing or odd.
+        If they belong to neither, a tensor that tells the architecture is missing or odd, or the width is no multiple
+        of ``num_heads``.
     """
     if any(name.startswith("blocks.") for name in tensors):
-        return _transformer_of(tensors, position_interpolation)
+        return _transformer_of(tensors, position_interpolation, num_heads)
     if any(name.startswith("layer1.") for name in tensors):
+        if num_heads is not None:
+            raise ValueError(f"num_heads={num_heads} is for Vision Transformers, and the file holds a ResNet")
         return _resnet_of(tensors)
     held = f"names such as {some(tensors)}" if tensors else "no tensors"
     raise ValueError(f"the backbone is neither a Vision Transformer nor a ResNet: the file holds {held}")
 
 
-def _transformer_of(tensors: Mapping[str, Tensor], position_interpolation: str) -> nn.Module:
+def _transformer_of(tensors: Mapping[str, Tensor], position_interpolation: str, num_heads: int | None) -> nn.Module:
     telling = {"pos_embed": 3, "patch_embed.proj.weight": 4, "blocks.0.mlp.fc1.weight": 2}
     _require(tensors, telling)
     _, n_tokens, dim = tensors["pos_embed"].shape
@@ -59,8 +67,13 @@ def _transformer_of(tensors: Mapping[str, Tensor], position_interpolation: str) 
     side = math.isqrt(max(n_tokens - 1, 0))
     if side == 0 or side**2 != n_tokens - 1:
         raise ValueError(f"pos_embed has {n_tokens} rows; expected one for the class token and a square of patches")
-    if dim == 0 or dim % HEAD_DIM:
-        raise ValueError(f"pos_embed has width {dim}; published transformers have a multiple of {HEAD_DIM}")
+    if num_heads is None and dim % HEAD_DIM:
+        raise ValueError(
+            f"pos_embed has width {dim}; published ones have a multiple of {HEAD_DIM}: say num_heads for another"
+        )
+    num_heads = dim // HEAD_DIM if num_heads is None else num_heads
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(f"num_heads={num_heads} does not divide the width {dim} of pos_embed")
     numbers = [int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))]
     return create_backbone(
         "vit_small_patch16_224",
@@ -70,7 +83,7 @@ def _transformer_of(tensors: Mapping[str, Tensor], position_interpolation: str) 
         in_chans=in_chans,
         embed_dim=dim,
         depth=len(set(numbers)),
-        num_heads=dim // HEAD_DIM,
+        num_heads=num_heads,
         mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / dim,
     )
 
@@ -84,7 +97,7 @@ def _resnet_of(tensors: Mapping[str, Tensor]) -> nn.Module:
     if (last, blocks) not in RESNETS:
         raise ValueError(
             f"the backbone looks like a ResNet with {blocks} blocks that end in {last or 'no convolution'}; known are "
-            f" {', '.join(RESNETS.values())}"
+            f"{', '.join(RESNETS.values())}"
         )
     return create_backbone(RESNETS[last, blocks], in_chans=tensors["conv1.weight"].shape[1])
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 POSITION_INTERPOLATIONS = ("timm", "dino", "msn")
+LOADING = ("pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay")
+"""timm's options that say where weights come from, and nothing of the network they go into."""
 
 
 def create_backbone(
@@ -40,13 +42,16 @@ def create_backbone(
         Maps images (batch, in_chans, height, width) to (batch, num_features): for a Vision Transformer the class token
         after the final norm, which ``forward_features(images)`` gives first, before the patches' tokens. Its attribute
         `num_features` is the width. A Vision Transformer takes images of any height and width that are multiples of
-        its patch size; with "dino" and "msn" any others too, and leaves out what is beyond the last whole patch.
+        its patch size; with "dino" and "msn" any others too, and leaves out what is beyond the last whole patch. Of the
+        other networks convolutional ones take images of any size, and some (BEiT, CaiT, MaxViT, ...) only their own.
+        Its attribute `timm_options` holds the options of which ``timm.create_model`` makes the same network.
 
     Raises
     ------
     ValueError
-        If timm knows no such network, the Vision Transformer gives no class token, or ``position_interpolation`` is
-        unknown or not for this network.
+        If timm knows no such network, the network gives no single vector, the Vision Transformer gives no class token,
+        a rate of stochastic depth is given and the network has none, or ``position_interpolation`` is unknown or not
+        for this network. What timm itself raises for options that do not fit comes through.
     """
     if position_interpolation not in POSITION_INTERPOLATIONS:
         raise ValueError(
@@ -60,19 +65,54 @@ def create_backbone(
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
         raise ValueError(f"timm has no backbone named {name!r}: {hint}")
-    if timm.models.model_entrypoint(name).__module__ == VisionTransformer.__module__:
-        timm_kwargs = {"dynamic_img_size": True} | timm_kwargs
-    backbone = timm.create_model(name, num_classes=0, drop_path_rate=drop_path_rate, **timm_kwargs)
+    backbone = _create(name, drop_path_rate, timm_kwargs)
     if isinstance(backbone, VisionTransformer) and backbone.global_pool != "token":
         raise ValueError(
             f"the backbone {name!r} pools its tokens by {backbone.global_pool!r} and gives no class token; "
             "pass global_pool='token' if it has one, or choose another"
         )
+    # What the network's last layers make of its features (MobileNetV3's 288 become 1,024) is what comes out.
+    width = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
+    if not isinstance(width, int):
+        raise ValueError(f"the backbone {name!r}, a {type(backbone).__name__}, gives no single vector of features")
+    backbone.num_features = cast(Any, width)
+    backbone.position_interpolation = cast(Any, position_interpolation)
     if position_interpolation != "timm":
         from vmflearn.ssl.positions import PublishedVisionTransformer
 
         PublishedVisionTransformer.adopt(backbone, position_interpolation)
     return backbone
+
+
+def _create(name: str, drop_path_rate: float, options: dict[str, Any]) -> nn.Module:
+    """A network of timm's without classifier, that takes images of several sizes where it has an option for that.
+
+    A network's constructor refuses an option that it does not know before it has drawn any number.
+    """
+    import timm
+
+    wanted = {"dynamic_img_size": True, "drop_path_rate": drop_path_rate}
+    while True:
+        extra = {key: value for key, value in wanted.items() if key not in options}
+        try:
+            backbone = timm.create_model(name, num_classes=0, **extra, **options)
+        except TypeError as error:
+            refused = next(
+                (key for key in extra if "unexpected keyword" in str(error) and f"'{key}'" in str(error)), None
+            )
+            if refused is None:
+                raise
+            if refused == "drop_path_rate" and drop_path_rate:
+                raise ValueError(
+                    f"the backbone {name!r} has no stochastic depth: set its rate, model.drop_path of a run, to 0"
+                ) from None
+            del wanted[refused]
+            if refused == "dynamic_img_size":
+                wanted["strict_img_size"] = False  # what older Swin Transformers call it
+        else:
+            known = {**extra, **options}
+            backbone.timm_options = {k: v for k, v in known.items() if k not in (*LOADING, "drop_path_rate")}
+            return backbone
 
 
 def compile_blocks(backbone: nn.Module) -> None:
@@ -86,12 +126,13 @@ def compile_blocks(backbone: nn.Module) -> None:
     ValueError
         If the backbone is no Vision Transformer.
     """
-    blocks = getattr(backbone, "blocks", None)
-    if blocks is None:
+    blocks: list[Any] = list(cast(Any, getattr(backbone, "blocks", ())))
+    parts = ("norm1", "attn", "norm2", "mlp")
+    if not blocks or not all(isinstance(getattr(block, part, None), nn.Module) for block in blocks for part in parts):
         raise ValueError(f"only the blocks of Vision Transformers are compiled, got {type(backbone).__name__}")
-    for block in cast(Any, blocks):
-        for part in (block.norm1, block.attn, block.norm2, block.mlp):
-            part.compile(dynamic=False)
+    for block in blocks:
+        for part in parts:
+            getattr(block, part).compile(dynamic=False)
 
 
 def attend_with_matrix(backbone: nn.Module) -> None:
@@ -144,12 +185,21 @@ def attention_maps(backbone: nn.Module, images: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If the backbone is no Vision Transformer with a class token.
+        If the backbone is no Vision Transformer with a class token, or its last block attends in another way (its
+        MLP beside it, a difference of two attentions, ...).
     """
-    if not (hasattr(backbone, "blocks") and getattr(backbone, "cls_token", None) is not None):
+    from timm.models import VisionTransformer
+    from timm.models.vision_transformer import Attention
+
+    if not (isinstance(backbone, VisionTransformer) and backbone.cls_token is not None):
         raise ValueError(f"attention maps need a Vision Transformer with a class token, got {type(backbone).__name__}")
     vit = cast(Any, backbone)
-    attention = vit.blocks[-1].attn
+    attention: Any = getattr(vit.blocks[-1], "attn", None)
+    if type(attention) is not Attention:
+        raise ValueError(
+            f"attention maps are written for timm's plain attention; the last block of this {type(vit).__name__}, a "
+            f"{type(vit.blocks[-1]).__name__}, attends in another way"
+        )
     seen: list[Tensor] = []
     hook = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
@@ -163,5 +213,5 @@ def attention_maps(backbone: nn.Module, images: Tensor) -> Tensor:
             weights = (attention.scale * query @ key.mT).softmax(dim=-1)  # (batch, heads, 1, n)
     finally:
         hook.remove()
-    height, width = (side // patch for side, patch in zip(images.shape[-2:], vit.patch_embed.patch_size, strict=True))
-    return weights[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, (height, width))
+    grid = vit.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
+    return weights[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, grid)

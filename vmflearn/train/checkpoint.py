@@ -64,7 +64,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, best: boo
         folder.mkdir(parents=True, exist_ok=True)
         if best:  # first: a kill between the two leaves a best.pt that the resumed run writes again
             _write_aside(folder / "best.pt", lambda aside: _save(state, aside))
-            _write_aside(path, lambda aside: _link(folder / "best.pt", aside))
+            _write_aside(path, lambda aside: link_or_copy(folder / "best.pt", aside))
         else:
             _write_aside(path, lambda aside: _save(state, aside))
     except (OSError, RuntimeError) as error:
@@ -107,7 +107,7 @@ def _write_aside(path: Path, write: Callable[[Path], None]) -> None:
             aside.unlink(missing_ok=True)
 
 
-def _link(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Another name for a file where the file system knows such, else a copy."""
     try:
         os.link(source, target)

@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
+from timm.models import VisionTransformer
+from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vmflearn.ssl.backbones import evaluation_mode
 from vmflearn.ssl.methods import MultiCropNetwork
-from vmflearn.train.config import Config
+from vmflearn.train.config import Config, ConfigError
+from vmflearn.train.first_pass import check_crops, reason
 from vmflearn.train.state import DTYPES, build_model
 
 CHUNK = 4096
@@ -70,12 +74,16 @@ def crop_sizes(config: Config) -> list[int]:
 
 
 def count_tokens(backbone: nn.Module, size: int) -> int | None:
-    """Tokens that a Vision Transformer makes of an image of ``size`` pixels; None for another network."""
+    """Tokens that a plain Vision Transformer makes of an image of ``size`` pixels; None for another network."""
     vit: Any = backbone
-    if not hasattr(vit, "blocks") or not hasattr(vit, "patch_embed"):
+    if not (
+        isinstance(vit, VisionTransformer)
+        and isinstance(vit.patch_embed, PatchEmbed)
+        and all(isinstance(block, Block) and type(block.attn) is Attention for block in vit.blocks)
+    ):
         return None
-    high, wide = vit.patch_embed.patch_size
-    return (size // high) * (size // wide) + vit.num_prefix_tokens
+    high, wide = vit.patch_embed.dynamic_feat_size((size, size))
+    return high * wide + vit.num_prefix_tokens
 
 
 def count_operations(network: MultiCropNetwork, sizes: Sequence[int]) -> Operations:
@@ -91,8 +99,8 @@ def count_operations(network: MultiCropNetwork, sizes: Sequence[int]) -> Operati
     Returns
     -------
     Operations
-        For a Vision Transformer from the formula above. The forward pass of another network is counted by PyTorch,
-        and its backward pass taken for twice that.
+        For a plain Vision Transformer from the formula above. The forward pass of another network is counted by
+        PyTorch, and its backward pass taken for twice that.
     """
     costs = {size: _backbone_operations(network.backbone, size) for size in set(sizes)}
     forward, backward, repeated = (sum(costs[size][i] for size in sizes) for i in range(3))
@@ -115,7 +123,8 @@ def _backbone_operations(backbone: nn.Module, size: int) -> tuple[float, float, 
     if tokens is None:
         parameter = next(vit.parameters())
         image = torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device)
-        with evaluation_mode(vit), FlopCounterMode(display=False) as counter:
+        # With gradients: PyTorch's counter fails without them where a layer's input is a parameter (CaiT's class token).
+        with evaluation_mode(vit), torch.enable_grad(), FlopCounterMode(display=False) as counter:
             vit(image)
         return counter.get_total_flops(), 2.0 * counter.get_total_flops(), 0.0
     blocks: Any = vit.blocks
@@ -192,15 +201,23 @@ def count_cost(config: Config, processes: int = 1) -> Cost:
     Raises
     ------
     ConfigError
-        If the network cannot be built.
+        If the network cannot be built, does not take the crops, or cannot be counted.
     """
     sizes = crop_sizes(config)
     with torch.device("meta"):
         network = build_model(config, drop_path=config.model.drop_path)
+    check_crops(config, network.backbone)
     parameters = list(network.parameters())
     tokens = [count_tokens(network.backbone, size) for size in sizes]
     known = [n for n in tokens if n is not None]
-    operations = count_operations(network, sizes)
+    try:
+        operations = count_operations(network, sizes)
+        memory = _memory(config, network, sizes, -(-config.optimizer.batch_size // processes))
+    except Exception as error:  # timm's networks are built for real devices, and some count on one
+        raise ConfigError(
+            f"model.backbone={config.model.backbone} takes the crops, and what it costs cannot be counted without "
+            f"building it ({reason(error)}); start it without a dry run"
+        ) from None
     return Cost(
         backbone=sum(p.numel() for p in network.backbone.parameters()),
         head=sum(p.numel() for p in network.head.parameters()),
@@ -208,7 +225,7 @@ def count_cost(config: Config, processes: int = 1) -> Cost:
         student_tokens=sum(known) if known else None,
         teacher_tokens=sum(known[:2]) if known else None,
         operations=operations,
-        memory=_memory(config, network, sizes, -(-config.optimizer.batch_size // processes)),
+        memory=memory,
     )
 
 
@@ -219,7 +236,7 @@ def _memory(config: Config, network: MultiCropNetwork, sizes: Sequence[int], bat
     parameters = list(network.parameters())
     total, trained = (sum(p.numel() for p in some) for some in (parameters, [p for p in parameters if p.requires_grad]))
     with FakeTensorMode(allow_non_fake_inputs=True):  # tensors that have shapes and no content
-        network.to_empty(device="cpu")
+        _empty(network)
         two, three = (_saved_bytes(config, network, sizes, n) for n in (2, 3))
     rows, out_dim = (len(sizes) + 2) * part, config.head.out_dim
     return Memory(
@@ -228,6 +245,18 @@ def _memory(config: Config, network: MultiCropNetwork, sizes: Sequence[int], bat
         last_layer=item * (3 * 2 * batch * out_dim + rows * min(CHUNK, out_dim)),
         crops=item * batch * sum(3 * size**2 for size in sizes),
     )
+
+
+def _empty(network: nn.Module) -> None:
+    """Give a network tensors on the CPU; `to_empty` cannot, under fake tensors, where layers are shared (CoaT)."""
+    made: dict[int, Tensor] = {}
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    made.setdefault(id(tensor), torch.empty_like(tensor, device="cpu"))
+                    new = made[id(tensor)]
+                    held[name] = nn.Parameter(new, tensor.requires_grad) if held is module._parameters else new
 
 
 def _saved_bytes(config: Config, network: MultiCropNetwork, sizes: Sequence[int], batch: int) -> int:

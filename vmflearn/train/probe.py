@@ -70,7 +70,8 @@ class KNNProbe:
         for rows, classes in zip(features[1].split(SEARCHED), labels[1].split(SEARCHED), strict=True):
             look()
             right.append(knn_predict(features[0], labels[0], rows, k=self.k) == classes)
-        return torch.cat(right).float().mean().item()
+        found = torch.cat(right)
+        return int(found.sum()) / len(found)
 
     def features(
         self, backbone: nn.Module, look: Callable[[], None] = lambda: None

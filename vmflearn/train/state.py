@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import torch
-from torch import nn
+from timm.layers import convert_sync_batchnorm
 
 from vmflearn import distributed
 from vmflearn.ssl.backbones import attend_with_matrix, compile_blocks, create_backbone
@@ -17,6 +17,7 @@ from vmflearn.ssl.stochastic_depth import SubsetBlock
 from vmflearn.ssl.views import dino_crops
 from vmflearn.train.checkpoint import BrokenCheckpointError, CheckpointError
 from vmflearn.train.config import Config, ConfigError
+from vmflearn.train.first_pass import check_crops, reason
 from vmflearn.train.linear_probe import LinearProbe
 from vmflearn.train.loader import make_loader
 from vmflearn.train.optimizer import make_optimizer
@@ -38,7 +39,13 @@ class Pending(TypedDict):
 
 
 def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
-    """Backbone and head of a configuration, freshly initialised from torch's current random state."""
+    """Backbone and head of a configuration, freshly initialised from torch's current random state.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such backbone, or its options do not fit.
+    """
     try:
         backbone = create_backbone(
             config.model.backbone,
@@ -48,8 +55,10 @@ def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
         )
         if config.model.stochastic_depth == "subset":
             SubsetBlock.adopt(backbone)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.backbone={config.model.backbone}, model.options: {error}") from None
+    except Exception as error:  # options are timm's, and what does not fit fails in any way whatever
+        raise ConfigError(
+            f"model.backbone={config.model.backbone}, model.options={config.model.options}: {reason(error)}"
+        ) from None
     features = backbone.num_features
     assert isinstance(features, int)
     head = DINOHead(
@@ -102,14 +111,14 @@ class State:
         self.total = self.steps_per_epoch * config.run.epochs
         self.last = min(self.total, config.run.max_steps) if config.run.max_steps else self.total
         self.student = build_model(config, drop_path=config.model.drop_path).to(device)
-        self._check_sizes()
+        check_crops(config, self.student.backbone)
         self.probe = KNNProbe(config, device) if config.data.labelled else None
         self.linear = self._linear_probe() if self.probe is not None else None
         self.teacher = build_model(config).to(device).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
-            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
-            self.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
+            # timm's converter, which keeps the activations that timm's own batch norms hold.
+            self.student, self.teacher = map(convert_sync_batchnorm, (self.student, self.teacher))
         if device.type == "cpu" and config.run.precision == "bfloat16":
             attend_with_matrix(self.student.backbone)
             attend_with_matrix(self.teacher.backbone)
@@ -128,18 +137,6 @@ class State:
         )
         self.monitor = Monitor(config.head.out_dim)
         self.images = describe(self.loader, self.probe.train_labels if self.probe is not None else None)
-
-    def _check_sizes(self) -> None:
-        """Refuse crops that a ViT cannot cut into patches, before anything is computed."""
-        patches = getattr(self.student.backbone, "patch_embed", None)
-        views = self.config.views
-        if patches is None:
-            return
-        for name, size in (("global_size", views.global_size), ("local_size", views.local_size)):
-            if size % patches.patch_size[0] and (name == "global_size" or views.n_local):
-                raise ConfigError(
-                    f"views.{name}={size} is not a multiple of the backbone's patch, {patches.patch_size[0]}"
-                )
 
     def _linear_probe(self) -> LinearProbe | None:
         """A linear classifier on the teacher's features, where there are classes to tell apart."""

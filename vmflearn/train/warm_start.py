@@ -13,24 +13,31 @@ from torch import Tensor, nn
 
 from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
 from vmflearn.ssl.heads import DINOHead
-from vmflearn.ssl.published import load_published
+from vmflearn.ssl.published import heads_of, load_published, tells_heads, tells_settings
+from vmflearn.ssl.untold import POSITIONS, untold_differences
 from vmflearn.ssl.weight_files import read_weights
+from vmflearn.train.checkpoint import DIGEST, differences
 from vmflearn.train.config import ConfigError
+from vmflearn.train.digest import digest
 from vmflearn.train.state import State
 
 
 def start_from(state: State, path: str | Path) -> list[str]:
     """Fill a fresh state with the weights of a file; `load_published` lists the kinds of files.
 
-    The backbones must be those of the configuration. The head is restored if its MLP is; its prototypes too, if there
-    are as many, and with them the centre, if the file has one of the same kind (a file's "logit" and "probability"
-    centres mean different things). Student and teacher get their own weights where the file has both, else the same.
+    The backbones must be those of the configuration: in the shapes of their tensors, and where the file tells its
+    settings in what no shape shows (heads of attention, activations, constants of norms). Where it does not, those of
+    the configuration hold, and a line says so. How positions are resized may change, and is said. The head is restored
+    if its MLP is; its prototypes too, if there are as many, and with them the centre, if the file has one of the same
+    kind (a file's "logit" and "probability" centres mean different things). Student and teacher get their own weights
+    where the file has both, else the same.
 
     Parameters
     ----------
     state : State
         Changed, unless an error is raised.
     path : path
+        A file; or a run's folder, of which the newest checkpoint that can be read is taken.
 
     Returns
     -------
@@ -40,13 +47,16 @@ def start_from(state: State, path: str | Path) -> list[str]:
     Raises
     ------
     ConfigError
-        If the file cannot be read or is of another backbone; the tensors that differ are named.
+        If the file cannot be read, is damaged, or is of another backbone; the tensors or settings that differ are
+        named.
     """
     path = Path(path)
     try:
-        content = read_weights(path)
-        own = {"teacher": load_published(path, "teacher")}
-        own["student"] = load_published(path, "student") if {"student", "encoder"} & set(content) else own["teacher"]
+        path, content, lines = _newest(path) if path.is_dir() else (path, _undamaged(path), [f"starting from {path}"])
+        heads = None if tells_settings(path, content) else heads_of(state.student.backbone)
+        own = {"teacher": load_published(path, "teacher", num_heads=heads)}
+        both = bool({"student", "encoder"} & set(content))
+        own["student"] = load_published(path, "student", num_heads=heads) if both else own["teacher"]
     except ValueError as error:
         raise ConfigError(f"run.init_from: {error}") from None
     networks = {"student": state.student, "teacher": state.teacher}
@@ -57,15 +67,77 @@ def start_from(state: State, path: str | Path) -> list[str]:
                 f"run.init_from={path}: its backbone is not that of the configuration: {unlike}; set model.backbone "
                 "and model.options to the file's architecture"
             )
+    untold = _compare_untold(state, path, content, own["teacher"][0])
     for name, network in networks.items():
         network.backbone.load_state_dict(own[name][0].state_dict())
-    both = "student and teacher" if own["student"] is not own["teacher"] else "student and teacher, both from one"
-    lines = [f"starting from {path}", f"  restored: backbones of {both}"]
-    heads = {name: (network.head, own[name][1]) for name, network in networks.items()}
-    lines += _restore_heads(heads)
+    lines.append("  restored: backbones of student and teacher" + (", both from one" if not both else ""))
+    lines += _restore_heads({name: (network.head, own[name][1]) for name, network in networks.items()})
     prototypes = lines[-1].startswith("  restored: prototypes")
     lines.append(_restore_center(state, content) if prototypes else "  afresh: the centre")
-    return [*lines, "  afresh: optimiser, schedules, step and linear probe"]
+    return [*lines, *untold, "  afresh: optimiser, schedules, step and linear probe"]
+
+
+def _newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """The newest checkpoint of a run that can be read, its content, and what to say about the choice."""
+    if (folder / "model.safetensors").exists():
+        path = folder / "model.safetensors"
+        return path, _undamaged(path), [f"starting from {path}"]
+    inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    passed_over = []
+    for path in sorted(inside.glob("step-*.pt"), reverse=True):
+        try:
+            content = _undamaged(path)
+        except ValueError as error:
+            passed_over.append(f"  passed over: {error}")
+            continue
+        best = "; its best.pt is another choice, by name" if (inside / "best.pt").exists() else ""
+        return path, content, [f"starting from {path}, the newest checkpoint of {folder}{best}", *passed_over]
+    if passed_over:
+        raise ValueError(f"none of the checkpoints in {inside} can be read: {passed_over[0].partition(': ')[2]}")
+    raise ValueError(
+        f"path={folder} is a directory without checkpoints (step-*.pt): give the folder of a run, or a file"
+    )
+
+
+def _undamaged(path: Path) -> dict[str, Any]:
+    """Contents of a file, proved to be what was saved if it is one of a run's, which carries a digest."""
+    content = read_weights(path)
+    expected = content.get(DIGEST)
+    if isinstance(expected, str) and digest({key: content[key] for key in content if key != DIGEST}) != expected:
+        raise ValueError(f"path={path} has changed since it was written: its digest differs; give another checkpoint")
+    return content
+
+
+def _compare_untold(state: State, path: Path, content: Mapping[str, Any], theirs: nn.Module) -> list[str]:
+    """Refuse a network whose own settings are others, and say what the file does not tell."""
+    ours, lines = state.student.backbone, []
+    found = {name: (old, new) for name, old, new in untold_differences(theirs, ours)}
+    if POSITIONS in found:
+        old, new = found.pop(POSITIONS)
+        lines.append(
+            f"  changed: model.{POSITIONS}={new}, the file's is {old}: images of another size than the network's own "
+            "get other features"
+        )
+    listed = "; ".join(f"{name} is {old} in the file and {new} here" for name, (old, new) in found.items())
+    if found and tells_settings(path, content):
+        options = differences(_options(theirs), _options(ours), prefix="model.options.")
+        raise ConfigError(
+            f"run.init_from={path}: its backbone has the tensors of the configuration's and other settings: {listed}; "
+            "set model.backbone and model.options to the file's" + (f" ({'; '.join(options)})" if options else "")
+        )
+    if not tells_heads(path, content) and heads_of(ours) is not None:
+        lines.append(f"  unknown: the file does not tell the heads of attention; {heads_of(ours)} as model.options say")
+    for name, (old, new) in found.items():
+        lines.append(
+            f"  unknown: {name} is {new} as model.options say, {old} in published files; this one does not tell"
+        )
+    return lines
+
+
+def _options(backbone: nn.Module) -> dict[str, Any]:
+    options = backbone.timm_options
+    assert isinstance(options, dict)
+    return options
 
 
 def _restore_heads(heads: Mapping[str, tuple[DINOHead, DINOHead | None]]) -> list[str]:
