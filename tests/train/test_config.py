@@ -1,12 +1,18 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vmflearn.train.checkpoint import differences
-from vmflearn.train.config import Config, ConfigError, load_config
+from vmflearn.train.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, join_overrides, load_config
 
-CONFIGS = sorted((Path(__file__).parents[2] / "scripts" / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "scripts" / "configs").glob("*.yaml"))
+MODELS = sorted((ROOT / "book" / "models").glob("*.yaml"))
 
 
 def test_defaults_pass_and_survive_yaml(tmp_path):
@@ -21,6 +27,25 @@ def test_shipped_configurations_load(path):
     overrides = ["data.root=somewhere"]  # which a recipe for a folder leaves to its user
     config = load_config(path, overrides)
     assert config.name in (path.stem, "photos")
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *MODELS], ids=lambda p: p.stem)
+def test_what_is_stored_means_what_yaml_says(path):
+    """Nothing in a recipe needs reading by type: PyYAML's guesses are the same, and so is the rest of the defaults."""
+    config: Any = load_config(path, ["data.root=somewhere"])
+    stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+    expected: Any = Config()
+    for key, value in stated.items():
+        if not isinstance(value, dict):
+            setattr(expected, key, value)
+            continue
+        section = getattr(expected, key)
+        for name, inner in value.items():
+            default = getattr(section, name)
+            assert default is None or type(inner) in (type(default), list), f"{key}.{name}"
+            setattr(section, name, tuple(inner) if isinstance(inner, list) else inner)
+    expected.data.root = "somewhere"
+    assert repr(config) == repr(expected)  # 1 and 1.0 differ
 
 
 PAIRS = (
@@ -133,6 +158,28 @@ def test_overrides_win_and_keep_types(tmp_path):
         ("seed=-1", ["seed", "at least 0", "-1"]),
         ("data.source=folder", ["data.root"]),
         ("name.first=x", ["name", "x"]),
+        ("name=", ["name must not be empty"]),
+        ("name=..", ["name must be that of a folder", "'..'", "--run-dir"]),
+        ("name=a/b", ["name must be that of a folder", "'a/b'"]),
+        (f"name={256 * 'x'}", ["name must be that of a folder", "255 bytes", "(258 characters)"]),
+        (f"name={86 * '€'}", ["name must be that of a folder"]),
+        ("data.root=a\0b", ["data.root", "NUL", r"'a\x00b'"]),
+        ("data.root=\ud800", ["data.root", "half a character"]),
+        ("data.val_root=", ["data.val_root must not be empty"]),
+        ("seed=18446744073709551616", ["seed", "whole number of size at most 9,223,372,036,854,775,807"]),
+        (f"seed={5000 * '7'}", ["seed", "whole number", "(5002 characters)"]),
+        ("optimizer.lr=1e300", ["optimizer.lr", "size at most 1,000,000", "'1e300'"]),
+        (f"optimizer.lr={400 * '9'}", ["optimizer.lr", "size at most 1,000,000", "(402 characters)"]),
+        ("optimizer.lr=-1e300", ["optimizer.lr", "size at most 1,000,000"]),
+        ("views.blur_sigma=[1, 1e300]", ["views.blur_sigma", "size at most 1,000,000", "'1e300'"]),
+        ("run.device=meta", ["run.device=meta cannot be used", "cuda:1"]),
+        ("run.device=gpu\n0", [r"run.device=gpu\n0 cannot be used"]),
+        ("head.out_dim=1000000000000", ["head.out_dim=1000000000000", "2.6e+14 weights", "more than any device"]),
+        ("head.hidden_dim=1000000", ["hidden_dim=1000000", "1.0e+12 weights", "more than any device"]),
+        ("head.n_layers=1000000", ["n_layers=1000000", "weights, more than any device"]),
+        ("views.global_size=1000000000", ["views.global_size=1000000000", "2.0e+18 pixels", "more than any device"]),
+        ("views.n_local=10000000", ["n_local=10000000", "9.2e+10 pixels", "more than any device"]),
+        (f"model.options={100 * '['}", ["model.options", "nested more than 20 deep"]),
     ],
 )
 def test_bad_settings_are_named(override, words):
@@ -154,10 +201,20 @@ def test_a_warmup_longer_than_the_run_is_refused(key):
         load_config(None, [*short, f"{key}=5"])
 
 
-@pytest.mark.parametrize(("text", "words"), [("- 1\n", "mapping"), ("a: [1\n", "not YAML")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- 1\n", "mapping"),
+        ("a: [1\n", "not YAML"),
+        ("name: \xe9\n", "not YAML"),
+        ("run:\n  epochs: 5\nseed: 1\nrun:\n  knn_k: 3\n", "has the key run twice, in lines 1 and 4; keep one"),
+        ("run:\n  epochs: 5\n  knn_k: 3\n  epochs: 6\n", "has the key epochs twice, in lines 2 and 4; keep one"),
+        ("model: {options: {depth: 1, depth: 2}}\n", "has the key depth twice, in lines 1 and 1"),
+    ],
+)
 def test_bad_files_are_named(tmp_path, text, words):
     path = tmp_path / "bad.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError, match=words) as error:
         load_config(path)
     assert str(path) in str(error.value)
@@ -170,3 +227,45 @@ def test_missing_file_is_named(tmp_path):
 
 def test_to_dict_is_plain():
     assert yaml.safe_load(yaml.safe_dump(Config().to_dict())) == Config().to_dict()
+
+
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(WORDS)
+def test_any_text_survives_files_and_overrides(tmp_path_factory, text):
+    written = Config(
+        data=DataConfig(source="folder", root=text, val_root=text),
+        model=ModelConfig(backbone=text, options={"as": text, text: [text, 1, 1.5e-7, None, True]}),
+        run=RunConfig(init_from=text),
+    )
+    path = tmp_path_factory.getbasetemp() / "text.yaml"
+    path.write_text(written.to_yaml(), encoding="utf-8")
+    assert load_config(path) == written
+    assert yaml.safe_load(written.to_yaml()) == written.to_dict()
+    single = "'" + text.replace("'", "''") + "'"
+    read = load_config(None, [f"data.root={json.dumps(text)}", f"data.split={single}", "data.val_root=" + text + "/x"])
+    assert (read.data.root, read.data.split, read.data.val_root) == (text, text, text + "/x")
+
+
+def test_lists_that_are_one_object_are_written_twice():
+    shared = [1, 2]
+    config = Config(model=ModelConfig(options={"a": shared, "b": shared}))
+    assert "&" not in config.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("words", "joined"),
+    [
+        (["--data.root", "/d", "--seed=3"], ["--data.root=/d", "--seed=3"]),
+        (["--data.root", "a=b c"], ["--data.root=a=b c"]),
+        (["--optimizer.lr", "-1"], ["--optimizer.lr=-1"]),
+        (["--data.root", ""], ["--data.root="]),
+        (["--run.compile", "--seed", "1"], ["--run.compile", "--seed=1"]),
+        (["stray", "--seed=1", "stray"], ["stray", "--seed=1", "stray"]),
+        ([], []),
+    ],
+)
+def test_two_words_of_a_command_line_are_one_override(words, joined):
+    assert join_overrides(words) == joined

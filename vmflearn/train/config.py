@@ -2,23 +2,32 @@
 
 Every field has a default, so a YAML file states only what differs. An unknown key, a value of the wrong type and a pair
 of settings that cannot go together are each one ``ConfigError`` with one line that says what to change.
+
+A value is read by the type of its field, in files and overrides alike. Text is text as written: ``12:30``, ``007`` and
+``2024-01-01`` are names. Numbers are decimal, in Python's spelling: ``1e-3``, ``.5``, ``1_000``, and ``010`` is ten.
+Truth values are ``true`` and ``false``, not ``yes`` or ``on``. ``null``, ``~`` and an empty place in a file stand for
+nothing; in quotes they are text.
 """
 
 import dataclasses
-import difflib
 import math
-import types
-import typing
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
+from vmflearn.train.typed import ConfigError, Limits, apply_override, build, shown
+from vmflearn.train.yaml_text import YAMLTextError, read_yaml, write_yaml
 
+Whole = Annotated[int, Limits("be at least 0", 0)]
+Count = Annotated[int, Limits("be at least 1", 1)]
+Several = Annotated[int, Limits("be at least 2", 2)]
+Amount = Annotated[float, Limits("be at least 0", 0)]
+Share = Annotated[float, Limits("lie in [0, 1]", 0, 1)]
+Temperature = Annotated[float, Limits("be above 0", math.ulp(0))]
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key, the value and what is possible."""
+MOST_NUMBERS = 2**36  # of a head, or of one image's views: 256 GiB in float32, more than a device holds
 
 
 @dataclass
@@ -41,9 +50,9 @@ class DataConfig:
     """For ``timm``: the labelled part for kNN, ``validation`` say."""
     download: bool = False
     """For ``timm``: whether torchvision may download what is missing in ``root``."""
-    workers: int = 0
+    workers: Whole = 0
     """Processes that decode images."""
-    max_side: int = 512
+    max_side: Whole = 512
     """Images with a longer side are decoded at this size (0: never). Crops are drawn on the original size; at 512 the
     smallest local box (0.05 of the area) still has the pixels of a 96-pixel crop.
     """
@@ -60,16 +69,16 @@ class DataConfig:
 class ViewsConfig:
     """Multi-crop: two global views and ``n_local`` local ones (sizes in pixels, scales as shares of the area)."""
 
-    global_size: int = 224
-    local_size: int = 96
-    n_local: int = 10
+    global_size: Count = 224
+    local_size: Count = 96
+    n_local: Whole = 10
     global_scale: tuple[float, float] = (0.25, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.25)
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's standard deviation in pixels of the crop; DINO's is for crops of 224 pixels."""
-    color_jitter: float = 1.0
+    color_jitter: Annotated[float, Limits("lie in [0, 2.5]", 0, 2.5)] = 1.0
     """Strength of the colour jitter, as a multiple of DINO's (0 switches it off, 2.5 is the most)."""
-    grey: float = 0.2
+    grey: Share = 0.2
     """Probability that a crop loses its colours."""
 
 
@@ -79,7 +88,7 @@ class ModelConfig:
 
     backbone: str = "vit_small_patch16_224"
     options: dict[str, Any] = field(default_factory=dict)
-    drop_path: float = 0.1
+    drop_path: Share = 0.1
     stochastic_depth: Literal["sample", "subset"] = "sample"
     """``sample``: drawn for each sample, and all are computed. ``subset``: a share is dropped, and not computed."""
     position_interpolation: Literal["timm", "dino", "msn"] = "timm"
@@ -90,14 +99,14 @@ class ModelConfig:
 class HeadConfig:
     """The projection head and its prototypes (the rows of the paper's Table 1 are ``normalization``)."""
 
-    out_dim: int = 65536
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
-    n_layers: int = 3
+    out_dim: Several = 65536
+    hidden_dim: Count = 2048
+    bottleneck_dim: Several = 256
+    n_layers: Count = 3
     batch_norm: bool = False
     normalization: Literal["none", "l2", "vmf"] = "vmf"
     learn_magnitudes: bool = True
-    koleo: float = 0.0
+    koleo: Amount = 0.0
     """Weight of the KoLeo loss on the student's prototype directions, which pushes duplicates apart; 0: off."""
 
 
@@ -106,34 +115,34 @@ class TeacherConfig:
     """Teacher: EMA, temperature and centring (the columns of the paper's Table 1 are ``centering``)."""
 
     centering: Literal["logit", "probability", "sinkhorn"] = "probability"
-    center_momentum: float = 0.9
+    center_momentum: Share = 0.9
     center_normalizer: bool = True
     """Average responsibilities of the whole mixture; false leaves log C_p out of them, as Eq. 9 is printed."""
-    momentum: float = 0.996
+    momentum: Share = 0.996
     """EMA momentum at the first step; it rises to 1 along a cosine."""
-    warmup_temp: float = 0.04
-    temp: float = 0.07
-    temp_warmup_epochs: int = 0
-    student_temp: float = 0.1
+    warmup_temp: Temperature = 0.04
+    temp: Temperature = 0.07
+    temp_warmup_epochs: Whole = 0
+    student_temp: Temperature = 0.1
 
 
 @dataclass
 class OptimizerConfig:
     """AdamW with DINO's schedules."""
 
-    batch_size: int = 1024
+    batch_size: Count = 1024
     """Images a step, over all processes."""
-    accumulation: int = 1
+    accumulation: Count = 1
     """Parts into which each process divides its images of a step: as many times less activations, the same step."""
-    lr: float = 5e-4
+    lr: Amount = 5e-4
     """Peak learning rate for a batch of 256; it scales with the batch."""
-    min_lr: float = 1e-5
-    warmup_epochs: int = 10
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.4
-    clip_grad: float = 0.0
+    min_lr: Amount = 1e-5
+    warmup_epochs: Whole = 10
+    weight_decay: Amount = 0.04
+    weight_decay_end: Amount = 0.4
+    clip_grad: Amount = 0.0
     """Largest L2 norm of each parameter tensor's gradient; 0 switches clipping off."""
-    freeze_last_layer_epochs: int = 1
+    freeze_last_layer_epochs: Whole = 1
     decay_magnitudes: bool = True
     """Whether weight decay shrinks the prototypes' magnitudes, and with them their concentrations, as in DINO."""
 
@@ -142,8 +151,8 @@ class OptimizerConfig:
 class RunConfig:
     """Length, precision and rhythm of a run."""
 
-    epochs: int = 100
-    max_steps: int = 0
+    epochs: Count = 100
+    max_steps: Whole = 0
     """Stop after this many steps, whatever the epochs say (0: never). The schedules keep the length of ``epochs``."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     device: str = "auto"
@@ -152,13 +161,13 @@ class RunConfig:
     init_from: str | None = None
     """Weights to start from: a published checkpoint, one of a run, or an exported backbone (the command's
     ``--init-from``). What does not fit starts afresh, and is named."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between two lines of metrics.jsonl; the last step of an epoch always has one."""
-    save_every: int = 1
+    save_every: Count = 1
     """Epochs between two checkpoints."""
-    knn_every: int = 0
+    knn_every: Whole = 0
     """Epochs between two kNN evaluations (0: only at the end)."""
-    knn_k: int = 20
+    knn_k: Count = 20
 
 
 @dataclass
@@ -166,7 +175,7 @@ class Config:
     """A whole run. ``name`` is the run folder below ``runs/`` unless the command line says otherwise."""
 
     name: str = "run"
-    seed: int = 0
+    seed: Whole = 0
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -177,13 +186,13 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain nested dictionaries and lists, equal after a round trip through YAML."""
-        return yaml.safe_load(self.to_yaml())
+        plain = dataclasses.asdict(self)
+        plain["views"] = {k: list(v) if isinstance(v, tuple) else v for k, v in plain["views"].items()}
+        return plain
 
     def to_yaml(self) -> str:
         """The configuration as YAML, every key stated."""
-        plain = dataclasses.asdict(self)
-        plain["views"] = {k: list(v) if isinstance(v, tuple) else v for k, v in plain["views"].items()}
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        return write_yaml(self.to_dict())
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -194,141 +203,66 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     path : path, optional
         A YAML file; without it the defaults are used.
     overrides : sequence of str
-        ``section.key=value`` (leading dashes are allowed), the value in YAML.
+        ``section.key=value`` (leading dashes are allowed). A single value is taken as it stands, or, when quotes
+        enclose all of it, without them; pairs, mappings and what is inside ``model.options`` are YAML. Of two values
+        for one key the last wins.
 
     Raises
     ------
     ConfigError
-        For a missing or malformed file, an unknown key, a wrong type, or settings that cannot go together.
+        For a missing or malformed file, an unknown key, a key that stands twice in it, a wrong type, or settings that
+        cannot go together.
     """
     settings: dict[str, Any] = {}
     if path is not None:
         try:
-            settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            settings = read_yaml(Path(path).read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise ConfigError(f"configuration {path} cannot be read: {error.strerror or error}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"configuration {path} is not YAML: {error}") from None
+        except YAMLTextError as error:
+            raise ConfigError(f"configuration {path} {error}") from None
         if not isinstance(settings, dict):
-            raise ConfigError(f"configuration {path} must be a mapping of keys, not a {type(settings).__name__}")
+            raise ConfigError(f"configuration {path} must be a mapping of keys, not {shown(settings)}")
     for override in overrides:
-        key, equals, value = override.lstrip("-").partition("=")
-        if not equals or not key:
-            raise ConfigError(f"override {override!r} is not of the form --section.key=value")
-        *sections, last = key.split(".")
-        here = settings
-        for section in sections:
-            here = here.setdefault(section, {})
-            if not isinstance(here, dict):
-                raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
-        try:
-            here[last] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
-    config = _build(Config, settings, "")
+        apply_override(Config, settings, override)
+    config = build(Config, settings)
     _check(config)
     return config
 
 
-def _build(cls: Any, settings: Any, prefix: str) -> Any:
-    """Make a dataclass of a mapping, refusing what does not fit."""
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{prefix.rstrip('.')} must be a section of keys, not {settings!r}")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            guess = f"; did you mean {prefix}{near[0]}?" if near else f"; known here: {', '.join(hints)}"
-            raise ConfigError(f"unknown key {name}{guess}")
-        hint = hints[key]
-        values[key] = _build(hint, value, f"{name}.") if dataclasses.is_dataclass(hint) else _convert(hint, value, name)
-    return cls(**values)
+def join_overrides(arguments: Sequence[str]) -> list[str]:
+    """Join ``--section.key value``, two words of a command line, to the one that ``load_config`` takes.
 
+    Parameters
+    ----------
+    arguments : sequence of str
+        What a command's own options left over. A value that begins with two dashes must be joined by ``=`` already.
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    """Check one value against its type; integers may stand for floats, lists for pairs, and "1e-3" is a number."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise ConfigError(f"{name} must be one of {', '.join(map(str, arguments))}, not {value!r}")
-    if origin is types.UnionType:
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, name)
-    if origin is tuple and isinstance(value, list | tuple) and len(value) == len(arguments):
-        return tuple(_convert(a, v, name) for a, v in zip(arguments, value, strict=True))
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)  # YAML 1.1 reads 1e-3, without a point, as text
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    elif hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
-    elif type(value) is (origin or hint):  # exactly: True is no number
-        return value
-    wanted = {
-        int: "a whole number",
-        float: "a finite number",
-        bool: "true or false",
-        str: "text",
-    }.get(hint, "a pair of numbers" if origin is tuple else "a mapping of keys")
-    raise ConfigError(f"{name} must be {wanted}, not {value!r}")
+    Returns
+    -------
+    list of str
+        ``--section.key=value``; a word that belongs to none stays, for ``load_config`` to refuse.
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _check(config: Config) -> None:
     """Refuse values out of range, and pairs that are each possible but not together."""
-    numbers: tuple[tuple[str, float, int], ...] = (
-        ("seed", config.seed, 0),
-        ("run.epochs", config.run.epochs, 1),
-        ("run.max_steps", config.run.max_steps, 0),
-        ("run.log_every", config.run.log_every, 1),
-        ("run.save_every", config.run.save_every, 1),
-        ("run.knn_every", config.run.knn_every, 0),
-        ("run.knn_k", config.run.knn_k, 1),
-        ("data.workers", config.data.workers, 0),
-        ("data.max_side", config.data.max_side, 0),
-        ("views.global_size", config.views.global_size, 1),
-        ("views.local_size", config.views.local_size, 1),
-        ("views.n_local", config.views.n_local, 0),
-        ("head.out_dim", config.head.out_dim, 2),
-        ("head.hidden_dim", config.head.hidden_dim, 1),
-        ("head.bottleneck_dim", config.head.bottleneck_dim, 2),
-        ("head.n_layers", config.head.n_layers, 1),
-        ("head.koleo", config.head.koleo, 0),
-        ("optimizer.batch_size", config.optimizer.batch_size, 1),
-        ("optimizer.accumulation", config.optimizer.accumulation, 1),
-        ("optimizer.lr", config.optimizer.lr, 0),
-        ("optimizer.min_lr", config.optimizer.min_lr, 0),
-        ("optimizer.weight_decay", config.optimizer.weight_decay, 0),
-        ("optimizer.weight_decay_end", config.optimizer.weight_decay_end, 0),
-        ("optimizer.clip_grad", config.optimizer.clip_grad, 0),
-        ("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0),
-        ("optimizer.freeze_last_layer_epochs", config.optimizer.freeze_last_layer_epochs, 0),
-        ("teacher.temp_warmup_epochs", config.teacher.temp_warmup_epochs, 0),
-    )
-    for name, value, low in numbers:
-        if value < low:
-            raise ConfigError(f"{name} must be at least {low}, not {value}")
-    for name, share in (
-        ("teacher.momentum", config.teacher.momentum),
-        ("teacher.center_momentum", config.teacher.center_momentum),
-        ("model.drop_path", config.model.drop_path),
-        ("views.grey", config.views.grey),
-    ):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"{name} must lie in [0, 1], not {share}")
-    for name, temperature in (
-        ("teacher.temp", config.teacher.temp),
-        ("teacher.warmup_temp", config.teacher.warmup_temp),
-        ("teacher.student_temp", config.teacher.student_temp),
-    ):
-        if temperature <= 0:
-            raise ConfigError(f"{name} must be above 0, not {temperature}")
+    if config.name in (".", "..") or "/" in config.name or len(os.fsencode(config.name)) > 255:
+        raise ConfigError(
+            f"name must be that of a folder (no slash, at most 255 bytes), not {shown(config.name)}; --run-dir says "
+            "where the run goes"
+        )
+    _check_device(config.run.device)
+    _check_size(config)
     for name, (least, most) in (
         ("views.global_scale", config.views.global_scale),
         ("views.local_scale", config.views.local_scale),
@@ -337,8 +271,6 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{name} must be two rising shares of the area in (0, 1], not [{least}, {most}]")
     if not 0 < config.views.blur_sigma[0] <= config.views.blur_sigma[1]:
         raise ConfigError(f"views.blur_sigma must be two rising positive numbers, not {list(config.views.blur_sigma)}")
-    if not 0 <= config.views.color_jitter <= 2.5:
-        raise ConfigError(f"views.color_jitter must lie in [0, 2.5], not {config.views.color_jitter}")
     for name, epochs in (
         ("optimizer.warmup_epochs", config.optimizer.warmup_epochs),
         ("teacher.temp_warmup_epochs", config.teacher.temp_warmup_epochs),
@@ -354,6 +286,39 @@ def _check(config: Config) -> None:
             f"{config.teacher.centering}"
         )
     _check_data(config.data)
+
+
+def _check_device(name: str) -> None:
+    """Refuse what is no device, and ``meta``, on which nothing is computed."""
+    if name == "auto":
+        return
+    import torch  # not above: a configuration for "auto" can be read without it
+
+    try:
+        usable = torch.device(name).type != "meta"
+    except RuntimeError:
+        usable = False
+    if not usable:
+        asked = shown(name)[1:-1]
+        raise ConfigError(f"run.device={asked} cannot be used; give auto, cpu, cuda, cuda:1, mps or another of torch's")
+
+
+def _check_size(config: Config) -> None:
+    """Refuse a head and views of which a single copy, or a single image's, fits no device."""
+    head, views = config.head, config.views
+    weights = head.out_dim * head.bottleneck_dim + head.hidden_dim * head.bottleneck_dim
+    weights += (head.n_layers - 2) * head.hidden_dim**2 if head.n_layers > 2 else 0
+    if weights > MOST_NUMBERS:
+        raise ConfigError(
+            f"head.out_dim={head.out_dim}, hidden_dim={head.hidden_dim}, bottleneck_dim={head.bottleneck_dim} and "
+            f"n_layers={head.n_layers} make {weights:.1e} weights, more than any device holds"
+        )
+    pixels = 2 * views.global_size**2 + views.n_local * views.local_size**2
+    if 3 * pixels > MOST_NUMBERS:
+        raise ConfigError(
+            f"views.global_size={views.global_size}, local_size={views.local_size} and n_local={views.n_local} make "
+            f"{pixels:.1e} pixels for each image, more than any device holds; sizes are the sides of crops in pixels"
+        )
 
 
 def check_parts(optimizer: OptimizerConfig, processes: int) -> None:
