@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,14 +49,19 @@ def test_equals_dino_loss_in_float64(normalization, n_crops, out_dim, chunk_size
     assert_equal(ours, theirs, 1e-12)
 
 
+def longhand(logits, probs):
+    """A cross-entropy for every pair of a teacher view and another crop, from probabilities."""
+    e = (logits - logits.detach().amax(dim=-1, keepdim=True)).exp()
+    surprise = e.sum(dim=-1, keepdim=True).log() - (logits - logits.detach().amax(dim=-1, keepdim=True))
+    pairs = [(u, v) for u in range(2) for v in range(len(logits)) if u != v]
+    return torch.stack([(probs[u] * surprise[v]).sum(dim=-1).mean() for u, v in pairs]).mean()
+
+
 @ALL
 def test_equals_the_loop_over_pairs(normalization):
     y, layer, probs = problem(normalization)
-    logits = layer(y, 0.1)
-    pairs = [(u, v) for u in range(2) for v in range(4) if u != v]
-    terms = [-(probs[u] * logits[v].log_softmax(dim=-1)).sum(dim=-1).mean() for u, v in pairs]
-    expected = torch.stack(terms).mean()
-    torch.testing.assert_close(prototype_loss(y, layer, 0.1, probs, chunk_size=10), expected, rtol=1e-13, atol=0)
+    ours = value_and_gradients(prototype_loss(y, layer, 0.1, probs, chunk_size=10), y, layer)
+    assert_equal(ours, value_and_gradients(longhand(layer(y, 0.1), probs), y, layer), 1e-12)
 
 
 @ALL
@@ -66,6 +73,48 @@ def test_gradcheck(normalization):
         return prototype_loss(y, layer, 0.3, probs, chunk_size=2)
 
     assert torch.autograd.gradcheck(loss, inputs)
+
+
+def on_axes(magnitudes, dim, dtype):
+    """A layer whose logits are exact: each prototype lies on an axis, as each unit vector will."""
+    k = torch.arange(len(magnitudes))
+    layer = Prototypes(dim, len(magnitudes), "none").to(dtype)
+    with torch.no_grad():
+        layer.weight_v.zero_()[k, k % dim] = 1.0
+        layer.weight_g[:, 0] = magnitudes
+    return layer
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3])
+def test_a_small_loss_of_large_logits_keeps_its_digits(chunk_size):
+    """[300, 290, 0] twice: the loss is 0.0005, though log-sum-exp and <q, s> are 300 each."""
+    s = torch.tensor([300.0, 290.0, 0.0], dtype=torch.float64)
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        for dtype, rel in ((torch.float64, 2e-13), (torch.float32, 6e-5)):  # 1 + exp(-10) is rounded
+            layer, q = on_axes(s[order], 1, dtype), torch.softmax(s[order], dim=0).to(dtype)
+            above = math.log1p(math.exp(-10) + math.exp(-300))  # the log-sum-exp, less 300
+            expected = sum(p * (above + 300 - x) for p, x in zip(q.tolist(), s[order].tolist(), strict=True))
+            rows, both = torch.ones(2, 1, 1, dtype=dtype), q.expand(2, 1, 3)
+            loss = prototype_loss(rows, layer, 1.0, both, chunk_size=chunk_size)
+            assert expected == pytest.approx(4.99378e-4, rel=1e-6)
+            assert loss.item() == pytest.approx(expected, rel=rel, abs=0)
+
+
+@pytest.mark.parametrize("chunk_size", [7, 4096])
+@pytest.mark.parametrize("scale", [1.0, 50.0, 500.0, 5000.0])
+def test_large_logits_lose_no_more_than_rounding(scale, chunk_size):
+    """Against float64 from the same numbers, loss and gradients, of every size; logits of 500 round to 3e-5."""
+    generator = torch.Generator().manual_seed(1)
+    magnitudes = scale * torch.randn(64, generator=generator)
+    probs = torch.softmax(scale * torch.randn(2, 3, 64, generator=generator), dim=-1)
+    y = torch.eye(4)[torch.randint(4, (5, 3), generator=generator)]
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        rows, layer, q = y.to(dtype).requires_grad_(), on_axes(magnitudes, 4, dtype), probs.to(dtype)
+        found[dtype] = value_and_gradients(prototype_loss(rows, layer, 1.0, q, chunk_size=chunk_size), rows, layer)
+    expected = value_and_gradients(longhand(layer(rows, 1.0), q), rows, layer)
+    assert_equal(found[torch.float64], expected, 1e-14)
+    assert_equal([x.double() for x in found[torch.float32]], expected, 3e-7)
 
 
 @ALL

@@ -1,3 +1,4 @@
+import mpmath
 import pytest
 import torch
 
@@ -10,7 +11,8 @@ def longhand(student_logits, teacher_probs):
     for u, q in enumerate(teacher_probs):
         for v, s in enumerate(student_logits):
             if u != v:
-                total = total - (q * torch.log_softmax(s, dim=-1)).sum(dim=-1).mean()
+                p = s.exp() / s.exp().sum(dim=-1, keepdim=True)
+                total = total - (q * p.log()).sum(dim=-1).mean()
                 n_pairs += 1
     return total / n_pairs
 
@@ -49,10 +51,44 @@ def test_uniform_output_costs_log_k():
     assert loss.item() == pytest.approx(11.0904, abs=1e-4)
 
 
-def test_adding_a_constant_to_the_logits_changes_nothing_in_float32():
-    logits, probs = (x.float() for x in problem(6, out_dim=512))
-    shifted = dino_loss(logits + 1000.0, probs)
-    assert shifted.item() == pytest.approx(dino_loss(logits, probs).item(), abs=5e-4)
+def exact(logits, probs):
+    """The definition in 40 digits, of the very numbers in the tensors (targets that sum to one only to rounding)."""
+    n_crops, batch, _ = logits.shape
+    total = mpmath.mpf(0)
+    with mpmath.workdps(40):
+        for v in range(n_crops):
+            for b in range(batch):
+                s = [mpmath.mpf(x) for x in logits[v, b].tolist()]
+                log_sum = mpmath.log(mpmath.fsum(mpmath.exp(x) for x in s))
+                for u in {0, 1} - {v}:
+                    total += mpmath.fsum(q * (log_sum - x) for q, x in zip(probs[u, b].tolist(), s, strict=True))
+        return float(total / (batch * (2 * n_crops - 2)))
+
+
+def test_a_small_loss_of_large_logits_keeps_its_digits():
+    """Two crops that agree, sure of one component: log-sum-exp and <q, s> are 300, and their difference 0.0005."""
+    s = torch.tensor([[[300.0, 290.0, 0.0]]] * 2, dtype=torch.float64)
+    q = torch.softmax(s, dim=-1)
+    assert exact(s, q) == pytest.approx(4.99378e-4, rel=1e-6)
+    for dtype, rel in ((torch.float64, 2e-13), (torch.float32, 6e-5)):  # 1 + exp(-10) is rounded
+        assert dino_loss(s.to(dtype), q.to(dtype)).item() == pytest.approx(exact(s, q.to(dtype)), rel=rel, abs=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("scale", [1.0, 50.0, 500.0, 5000.0])
+def test_large_logits_against_mpmath(scale, offset):
+    logits, probs = problem(4, out_dim=64, scale=scale)
+    logits, probs = (logits + offset).float(), probs.float()
+    expected = exact(logits, probs)
+    low, high = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    loss, loss_high = dino_loss(low, probs), dino_loss(high, probs.double())
+    assert loss.item() == pytest.approx(expected, rel=2e-7, abs=0)
+    assert loss_high.item() == pytest.approx(expected, rel=1e-15, abs=0)
+    loss.backward()
+    targets = torch.stack([probs[1], probs[0], *[probs[0] + probs[1]] * 2]).double()
+    p = (high.detach() - high.detach().amax(dim=-1, keepdim=True)).exp()
+    gradient = (targets.sum(dim=-1, keepdim=True) * p / p.sum(dim=-1, keepdim=True) - targets) / (3 * 6)
+    assert (low.grad - gradient).abs().max() < 3e-7 * gradient.abs().max()
 
 
 def test_targets_are_constants():

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -12,16 +13,47 @@ def random_logits(*shape, seed=0, scale=3.0):
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("iterations", [1, 3, 10])
-def test_equals_the_alternating_normalisation_of_the_matrix(iterations):
+def published(z, turns):
+    """SwAV's algorithm as published: components in rows, the whole matrix to sum one, components first, then images."""
+    q = [[math.exp(value) for value in column] for column in z.T.tolist()]  # K x B
+    k, b = len(q), len(q[0])
+    whole = math.fsum(math.fsum(row) for row in q)
+    q = [[value / whole for value in row] for row in q]
+    for _ in range(turns):
+        q = [[value / math.fsum(row) / k for value in row] for row in q]
+        images = [math.fsum(row[j] for row in q) for j in range(b)]
+        q = [[value / images[j] / b for j, value in enumerate(row)] for row in q]
+    return [[b * q[i][j] for i in range(k)] for j in range(b)]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 10])
+def test_equals_the_published_algorithm(turns):
     z = random_logits(2, 5, 7)
-    q = np.exp(z.numpy().reshape(10, 7))
-    q /= q.sum(axis=1, keepdims=True)
-    for _ in range(iterations):
-        q /= q.sum(axis=0, keepdims=True)
-        q /= q.sum(axis=1, keepdims=True)
-    ours = SinkhornKnopp(7, iterations).probabilities(z, 0.05)
-    np.testing.assert_allclose(ours.numpy().reshape(10, 7), q, rtol=1e-12)
+    ours = SinkhornKnopp(7, turns).probabilities(z, 0.05)
+    assert ours.shape == z.shape
+    np.testing.assert_allclose(ours.reshape(10, 7), published(z.reshape(10, 7), turns), rtol=1e-12)
+
+
+def test_one_turn_by_hand():
+    """Components' sums are 1 + e^2 + e and e + e^.5 + e; then the first row is divided by its own sum."""
+    z = torch.tensor([[0.0, 1.0], [2.0, 0.5], [1.0, 1.0]], dtype=torch.float64)
+    e = math.e
+    first = [1 / (1 + e**2 + e), e / (e + e**0.5 + e)]
+    found = SinkhornKnopp(2, iterations=1).probabilities(z, 1.0)
+    assert found[0, 0].item() == pytest.approx(first[0] / sum(first), rel=1e-12)
+    assert found[0, 0].item() == pytest.approx(0.1901, abs=5e-5)
+
+
+def test_the_constant_of_an_image_is_its_weight_in_the_first_turn():
+    """As in the published code; in the limit it does not matter."""
+    z = random_logits(6, 3)
+    shifted = z + torch.tensor([0.0, 4, 0, 0, 0, 0]).double()[:, None]
+    gap = [
+        (SinkhornKnopp(3, n).probabilities(z, 1.0) - SinkhornKnopp(3, n).probabilities(shifted, 1.0)).abs().max()
+        for n in (1, 500)
+    ]
+    assert gap[0] > 0.01
+    assert gap[1] < 1e-12
 
 
 def test_many_turns_share_the_batch_equally():

@@ -5,7 +5,6 @@ components come in chunks. A first pass finds the log-sum-exp of every row, the 
 logits again, and the gradient is written down in closed form instead of recorded.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -23,12 +22,16 @@ def prototype_loss(
 ) -> Tensor:
     """Cross-entropy of `dino_loss`, with the student's last layer inside: ``dino_loss(prototypes(y, tau), targets)``.
 
-    With Q_v the sum of the targets that crop v meets, logits s_v = W y_v + log C and N = batch (2 crops - 2),
+    With Q_v the sum of the targets that crop v meets, logits s_v = W y_v + log C, their largest m_v, Z_v =
+    sum_k exp(s_vk - m_v) and N = batch (2 crops - 2),
 
-        L = 1/N  sum_v,b  |Q_v|_1 logsumexp(s_v) - <Q_v, s_v>,        dL/ds_v = (|Q_v|_1 softmax(s_v) - Q_v) / N
+        L = 1/N  sum_v,b  |Q_v|_1 log Z_v + sum_k Q_vk (m_v - s_vk),    dL/ds_v = (|Q_v|_1/Z_v exp(s_v - m_v) - Q_v)/N
 
-    The second term needs no logits of its own. It is linear in the target, so the target is taken through W:
-    sum_v <Q_v, W y_v> = sum_u <q_u W, Y_u> with Y_u the sum of the other crops' y. From dL/dW, where W = g v/(|v| tau),
+    No term of the loss is negative: <Q_v, s_v> and the log-sum-exp apart would round to the size of the logits, and a
+    small difference of the two would be lost. m_v grows from chunk to chunk, and what came before moves with it.
+
+    The gradient of Q needs no logits: it is linear, so that the targets are taken through W and through Y_u, the sum of
+    y over all crops but u. From dL/dW, where W = g v/(|v| tau),
 
         dL/dg = <dL/dW, v>/(|v| tau) - sign(g) A_p(abs(g)/tau) (sum_v,b dL/ds)/tau
         dL/dv = g/(|v| tau) (dL/dW - <dL/dW, v> v/|v|^2)
@@ -102,35 +105,31 @@ class _PrototypeLoss(torch.autograd.Function):
         with torch.autocast(y.device.type, enabled=False):
             rows = y.to(dtype).reshape(-1, dim)
             flat = targets.reshape(2 * batch, -1)
-            largest = rows.new_full((len(rows),), -math.inf)
+            largest = rows.new_full((len(rows),), torch.finfo(dtype).min / 2)  # halved: the first rise is finite
             total = rows.new_zeros(len(rows))
-            through = rows.new_zeros(2 * batch, dim)  # q_u W
-            mass = rows.new_zeros(2 * batch)
-            linear = rows.new_zeros(())
+            mass = rows.new_zeros(batch, 2, 1)
+            shortfall = rows.new_zeros(batch, 2, n_crops)  # sum_k q_uk (m_v - s_vk) for every pair of u and v
             buffer = rows.new_empty(len(rows), min(chunk_size, len(v)))  # one for all chunks: fresh memory is slow
             for part in _parts(len(v), chunk_size):
                 w, _, _ = _weights(v[part], g[part], temperature, dtype)
-                c = None if log_c is None else log_c[part].to(dtype)
-                s = _logits(rows, w, c, buffer[:, : len(w)])
+                s = _logits(rows, w, None if log_c is None else log_c[part].to(dtype), buffer[:, : len(w)])
                 # the log-sum-exp so far, as its largest term and a sum relative to it
                 now = torch.maximum(largest, s.amax(dim=1))
-                total.mul_(largest.sub_(now).exp_()).add_(s.sub_(now[:, None]).exp_().sum(dim=1))
+                rise = now - largest
+                s.sub_(now[:, None])
+                q = flat[:, part].to(dtype).reshape(2, batch, -1).transpose(0, 1)
+                shortfall.addcmul_(mass, _by_image(rise, n_crops))
+                shortfall.baddbmm_(q, s.reshape(n_crops, batch, -1).permute(1, 2, 0), alpha=-1)
+                mass.add_(q.sum(dim=2, keepdim=True))
+                total.mul_(rise.neg_().exp_()).add_(s.exp_().sum(dim=1))
                 largest = now
-                q = flat[:, part].to(dtype)
-                through.addmm_(q, w)
-                mass.add_(q.sum(dim=1))
-                if c is not None:
-                    linear.add_((n_crops - 1) * (q @ c).sum())
-            lse = largest + total.log()
-            # |Q_v|: crops 0 and 1 meet the other view alone, the local ones both
-            per_view = mass.reshape(2, batch)
-            both = per_view.sum(dim=0)
-            weight = torch.cat([per_view[1], per_view[0], both.repeat(n_crops - 2)])
-            linear.add_((through * _sums_of_others(rows, n_crops)).sum())
+            met = rows.new_ones(2, n_crops)
+            met[:, :2].fill_diagonal_(0)  # no view meets itself
+            weight = (mass * met).sum(dim=1)  # |Q_v|, (batch, crops)
             scale = 1 / (batch * (2 * n_crops - 2))
-            ctx.save_for_backward(y, v, g, targets, kappa, log_c, lse, weight, through)
+            ctx.save_for_backward(y, v, g, targets, kappa, log_c, largest, weight.T.reshape(-1) / total)
             ctx.settings = temperature, chunk_size, scale
-            return ((weight * lse).sum() - linear) * scale
+            return ((weight * _by_image(total.log(), n_crops)[:, 0]).sum() + (shortfall * met).sum()) * scale
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -139,39 +138,38 @@ class _PrototypeLoss(torch.autograd.Function):
                 "prototype_loss can be differentiated once, and create_graph=True asks for more: "
                 "use dino_loss(prototypes(y, temperature), teacher_probs)"
             )
-        y, v, g, targets, kappa, log_c, lse, weight, through = ctx.saved_tensors
+        y, v, g, targets, kappa, log_c, largest, ratio = ctx.saved_tensors  # ratio is |Q|/Z
         temperature, chunk_size, scale = ctx.settings
         wants_y, wants_v, wants_g = ctx.needs_input_grad[:3]
         n_crops, batch, dim = y.shape
-        dtype = lse.dtype
-        grad_y = torch.zeros(n_crops * batch, dim, dtype=dtype, device=y.device) if wants_y else None
+        dtype = largest.dtype
+        n = n_crops * batch
+        grad_y = torch.zeros(n + 2 * batch, dim, dtype=dtype, device=y.device) if wants_y else None
         grad_v = torch.empty_like(v) if wants_v else None
         grad_g = torch.empty_like(g) if wants_g else None
         with torch.autocast(y.device.type, enabled=False):
             rows = y.to(dtype).reshape(-1, dim)
-            n = len(rows)
             # The rows below the student's are the targets', which enter with a minus sign.
-            stacked = torch.cat([rows, _sums_of_others(rows, n_crops).neg_()]) * (grad * scale)
+            stacked = torch.cat([rows * ratio[:, None], _sums_of_others(rows, n_crops).neg_()]) * (grad * scale)
             flat = targets.reshape(2 * batch, -1)
-            shift = lse - weight.log()
             buffer = rows.new_empty(len(stacked), min(chunk_size, len(v)))
             for part in _parts(len(v), chunk_size):
                 w, unit, norm = _weights(v[part], g[part], temperature, dtype)
                 c = None if log_c is None else log_c[part].to(dtype)
                 p = buffer[:, : len(w)]
-                _logits(rows, w, c, p[:n]).sub_(shift[:, None]).exp_()  # |Q| softmax(s)
+                _logits(rows, w, c, p[:n]).sub_(largest[:, None]).exp_()  # Z softmax(s)
+                p[n:] = flat[:, part]
                 if grad_y is not None:
-                    grad_y.addmm_(p[:n], w)
+                    grad_y.addmm_(p, w)
                 if grad_v is None and grad_g is None:
                     continue
-                p[n:] = flat[:, part]
                 grad_w = p.T @ stacked
                 along = (grad_w * unit).sum(dim=1, keepdim=True)
                 if grad_g is not None:
                     slope = along
                     if log_c is not None:
                         # -A_p(kappa) times the sum over rows of dL/ds
-                        sums = (p[:n].sum(dim=0) - (n_crops - 1) * p[n:].sum(dim=0)) * (grad * scale)
+                        sums = (ratio @ p[:n] - (n_crops - 1) * p[n:].sum(dim=0)) * (grad * scale)
                         length = length_kernel(kappa[part].to(dtype), dim)
                         slope = along - (g[part].sign().to(dtype).squeeze(1) * length * sums)[:, None]
                     grad_g[part] = slope / temperature
@@ -180,10 +178,11 @@ class _PrototypeLoss(torch.autograd.Function):
                     grad_w.addcmul_(along * inside, unit, value=-1)
                     grad_v[part] = grad_w.mul_(g[part].to(dtype) / temperature / norm.clamp_min(SMALLEST_NORM))
             if grad_y is not None:
-                of_views = through.reshape(2, batch, dim)
-                grad_y = grad_y.reshape(n_crops, batch, dim)
-                grad_y.sub_(of_views.sum(dim=0))
-                grad_y[:2].add_(of_views)  # no view meets itself
+                of_views = grad_y[n:].reshape(2, batch, dim)
+                grad_y = grad_y[:n].mul_(ratio[:, None]).reshape(n_crops, batch, dim)
+                grad_y[0].sub_(of_views[1])  # no view meets itself
+                grad_y[1].sub_(of_views[0])
+                grad_y[2:].sub_(of_views.sum(dim=0))
                 grad_y = grad_y.mul_(grad * scale).to(y.dtype)
         return grad_y, grad_v, grad_g, None, None, None, None, None
 
@@ -204,6 +203,11 @@ def _logits(rows: Tensor, w: Tensor, log_c: Tensor | None, out: Tensor) -> Tenso
     if log_c is None:
         return torch.mm(rows, w.T, out=out)
     return torch.addmm(log_c, rows, w.T, out=out)
+
+
+def _by_image(per_row: Tensor, n_crops: int) -> Tensor:
+    """One number a row, (crops batch,), as (batch, 1, crops)."""
+    return per_row.reshape(n_crops, -1).T[:, None]
 
 
 def _sums_of_others(rows: Tensor, n_crops: int) -> Tensor:

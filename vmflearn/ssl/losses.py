@@ -12,10 +12,13 @@ def dino_loss(student_logits: Tensor, teacher_probs: Tensor) -> Tensor:
 
         L = 1/(2V - 2)  sum_u sum_{v != u}  mean_b  -<q_u, log softmax(s_v)>
 
-    The cross-entropy is linear in the target. So the targets that a crop meets are added up first, and one log-sum-exp
+    The cross-entropy is linear in the target. So the targets that a crop meets are added up first, and one log-softmax
     a crop is enough:
 
-        L = 1/(2V - 2)  sum_v  mean_b  |Q_v|_1 logsumexp(s_v) - <Q_v, s_v>,      Q_v = sum_{u != v} q_u
+        L = 1/(2V - 2)  sum_v  mean_b  -<Q_v, log softmax(s_v)>,      Q_v = sum_{u != v} q_u
+
+    No term is negative, so that a small loss of large logits keeps its digits; <Q_v, s_v> and the log-sum-exp apart
+    would each be as large as the logits, and round to as much.
 
     Parameters
     ----------
@@ -43,9 +46,7 @@ def dino_loss(student_logits: Tensor, teacher_probs: Tensor) -> Tensor:
     targets = [q_1, q_0, *[both] * (n_crops - 2)]
     loss = student_logits.new_zeros((), dtype=dtype)
     for s, q in zip(student_logits.unbind(), targets, strict=True):
-        s = s.to(dtype)
-        # |Q|_1 is one or two up to rounding, which a large log-sum-exp would magnify.
-        loss = loss + (q.sum(dim=-1) * s.logsumexp(dim=-1) - (q * s).sum(dim=-1)).mean()
+        loss = loss - (q * torch.log_softmax(s, dim=-1, dtype=dtype)).sum(dim=-1).mean()
     return loss / (2 * n_crops - 2)
 
 

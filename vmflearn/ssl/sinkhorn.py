@@ -12,13 +12,17 @@ class SinkhornKnopp(nn.Module):
     """Sinkhorn-Knopp in place of a running centre, as in SwAV (Caron et al. 2020, section 3.1).
 
     exp(z) of a batch of n images is scaled so that every component receives n/K of it, then so that every image gives
-    one, in turns: with row offsets a and component offsets c, the targets are P = exp(z - c - a), with which
+    one, in turns: with row offsets a, zero at the start, and component offsets c, the targets are P = exp(z - c - a),
 
         c_k <- logsumexp_b (z_bk - a_b),      a_b <- logsumexp_k (z_bk - c_k)
 
-    This converges to the solution of optimal transport with entropic regularisation (Cuturi 2013); a few turns are
-    enough. The images' turn comes last, so rows sum to one. The batch is that of all processes and leading dimensions.
-    All stays in the log domain, where nothing underflows. Nothing is kept from step to step: no buffers.
+    step by step what ``distributed_sinkhorn`` of SwAV's published code and ``sinkhorn_knopp_teacher`` of DINOv2's do
+    (they divide the whole matrix by its sum first, which the first turn undoes). So in the first turn an image counts
+    with all of exp(z), not with its softmax: after few turns the targets depend on the constant of its logits.
+    The turns converge to the solution of optimal transport with entropic regularisation (Cuturi 2013), which does not;
+    a few turns are enough. The images' turn comes last, so rows sum to one. The batch is that of all processes and
+    leading dimensions. All stays in the log domain, where nothing underflows. Nothing is kept from step to step: no
+    buffers.
 
     Parameters
     ----------
@@ -65,7 +69,7 @@ class SinkhornKnopp(nn.Module):
         """
         self._check(logits, temperature)
         z = logits.to(torch.promote_types(logits.dtype, torch.float32)).reshape(-1, self.out_dim)
-        a = z.logsumexp(dim=1, keepdim=True)
+        a = z.new_zeros(len(z), 1)
         for _ in range(self.iterations):
             # A mean over processes instead of a sum moves every c alike, which a takes up.
             c = log_mean_exp_over_processes((z - a).logsumexp(dim=0))
