@@ -38,10 +38,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
+LIST, RESULT = "tests/mutants.jsonl", "benchmarks/results/mutants.md"
 GOAL = 0.95
 AREAS = (
     "vmflearn/sphere/",
@@ -201,51 +203,59 @@ def _test(tree: Path, tests: Sequence[str]) -> None:
 
 
 def copy_project(root: Path, folders: Iterable[Path]) -> str:
-    """Copy what git knows of, or would take up, into folders; returns a digest of it."""
+    """Copy what git knows of, or would take up, into folders; returns a digest of it (but for list and result)."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
     found = hashlib.sha256()
     for name in sorted(name for name in listed if (root / name).is_file()):
-        found.update(name.encode() + b"\0" + (root / name).read_bytes())
+        if name not in (LIST, RESULT):
+            found.update(name.encode() + b"\0" + (root / name).read_bytes())
         for folder in folders:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, folder / name)
     return found.hexdigest()
 
 
-Job = tuple[Mutant | None, str, str, Sequence[str], float]
-"""A defect or none, key and name of the verdict, tests, and the seconds that they may take."""
+class Job(NamedTuple):
+    """Tests to run, on a defect or on none."""
+
+    mutant: Mutant | None
+    key: str  # of the verdict
+    what: str
+    tests: Sequence[str]
+    limit: float  # seconds
 
 
 def run_all(jobs: Sequence[Job], trees: Sequence[Path], bar: tqdm) -> Iterator[Verdict]:
     """Run jobs, one in each copy at a time, and yield their verdicts as they come."""
-    waiting, free, running = list(jobs)[::-1], list(trees), {}
+    waiting, free = list(jobs)[::-1], list(trees)
+    running: dict[Path, tuple[Trial, Job]] = {}
     try:
         while waiting or running:
             while waiting and free:
                 job, tree = waiting.pop(), free.pop()
-                running[tree] = Trial(tree, job[0], job[3], job[4]), job
-                bar.set_postfix_str(job[2], refresh=True)
+                running[tree] = Trial(tree, job.mutant, job.tests, job.limit), job
             time.sleep(0.02)
-            for tree, (trial, (_, key, what, tests, _)) in list(running.items()):
+            for tree, (trial, job) in list(running.items()):
                 ended = trial.poll()
                 if ended is not None:
                     del running[tree]
                     free.append(tree)
                     bar.update()
-                    yield _judge(key, what, tests, *ended, trial.said())
+                    yield judge(job, *ended, trial.said())
     finally:
         for trial, _ in running.values():
             trial.clear()
 
 
-def _judge(key: str, what: str, tests: Sequence[str], status: int, seconds: float, said: str) -> Verdict:
+def judge(job: Job, status: int, seconds: float, said: str) -> Verdict:
+    """The verdict of tests that ended with a status and said something."""
     if status == NO_VERDICT:
-        raise RuntimeError(f"pytest could not be run on {', '.join(tests)}:\n{said[-2000:]}")
+        raise RuntimeError(f"pytest could not be run on {', '.join(job.tests)}:\n{said[-2000:]}")
     failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.M)
     other = "no end in time" if status == OVER else f"pytest's status {status}"
     by = "" if status == 0 else failed[1] if failed else other
-    return Verdict(key, what, status == 0, by, round(seconds, 1))
+    return Verdict(job.key, job.what, status == 0, by, round(seconds, 1))
 
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
@@ -254,32 +264,31 @@ def read_verdicts(path: Path) -> dict[str, Verdict]:
     return {found.key: found for found in (Verdict(**json.loads(line)) for line in lines)}
 
 
-def report(mutants: Sequence[Mutant], verdicts: dict[str, Verdict], root: Path) -> str:
+def report(mutants: Sequence[Mutant], survived: Sequence[Mutant]) -> str:
     """The result in Markdown."""
-    survived = [mutant for mutant in mutants if verdicts[mutant.key(root)].passed]
     rows = []
     for area in AREAS:
-        planted, left = (sum(m.area == area for m in some) for some in (mutants, survived))
+        planted, left = (sum(mutant.area == area for mutant in some) for some in (mutants, survived))
         rows += [f"| `{area}` | {planted} | {planted - left} | {left} |"] if planted else []
     n, left = len(mutants), len(survived)
-    return "\n".join(
-        [
-            "# Planted defects",
-            "",
-            f"Of {n} defects, planted one at a time, the tests caught {n - left}, {1 - left / n:.1%}. "
-            "`tests/mutants.jsonl` lists them, with the tests that were run on each.",
-            "",
-            f"Python {platform.python_version()}, torch {version('torch')}. Command: `python scripts/mutate.py`.",
-            "",
-            "| area | planted | caught | survived |",
-            "| --- | --- | --- | --- |",
-            *rows,
-            f"| together | {n} | {n - left} | {left} |",
-            "",
-            *(["Survivors:", ""] if survived else ["No survivor."]),
-            *(f"- `{m.path}`: `{m.old.strip()}` as `{m.new.strip()}` ({m.why})" for m in survived),
-        ]
-    ) + "\n"
+    lines = [
+        "# Planted defects",
+        "",
+        f"Of {n} defects, planted one at a time in a copy of the project, tests caught {n - left}: {1 - left / n:.1%}. "
+        "`tests/mutants.jsonl` lists them, with the tests that were run on each.",
+        "",
+        f"Python {platform.python_version()}, torch {version('torch')}. Command: `python scripts/mutate.py`.",
+        "",
+        "| area | planted | caught | survived |",
+        "| --- | --- | --- | --- |",
+        *rows,
+        f"| together | {n} | {n - left} | {left} |",
+        "",
+        "Survivors:" if survived else "No defect survived.",
+        *([""] if survived else []),
+        *(f"- `{m.path}`: `{m.old.strip()}` as `{m.new.strip()}` ({m.why})" for m in survived),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -290,82 +299,87 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
     settings = parser.parse_args(argv)
     try:
-        mutants = read_list(root / "tests" / "mutants.jsonl")
-    except (OSError, ValueError) as error:
+        mutants = read_list(root / LIST)
+        sound = {mutant.key(root): mutant for mutant in mutants if mutant.count(root) == 1}
+        words = settings.only or [""]
+        chosen = {key: m for key, m in sound.items() if any(w in " ".join((m.path, m.why, *m.tests)) for w in words)}
+        verdicts = try_out(chosen, root, again=settings.again, jobs=settings.jobs)
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    try:
-        return _try_out(mutants, settings, root)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
+    for mutant in mutants:
+        if mutant not in sound.values():
+            print(f"stale: {mutant.old!r} stands {mutant.count(root)} times in {mutant.path}, not once")
+    judged = {key: mutant for key, mutant in sound.items() if key in verdicts}
+    survived = [mutant for key, mutant in judged.items() if verdicts[key].passed]
+    for mutant in survived:
+        print(f"survived: {mutant.path}: {mutant.why}")
+    print(
+        f"{len(mutants)} defects: {len(judged) - len(survived)} caught, {len(survived)} survived, "
+        f"{len(mutants) - len(sound)} stale, {len(sound) - len(judged)} without a verdict"
+    )
+    if len(judged) < len(mutants):
+        return 1
+    target = root / RESULT
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(report(mutants, survived), encoding="utf-8")
+    print(f"the result is in {target}")
+    return 0 if len(survived) <= (1 - GOAL) * len(mutants) else 1
 
 
-def _try_out(mutants: list[Mutant], settings: argparse.Namespace, root: Path) -> int:
+def try_out(chosen: dict[str, Mutant], root: Path, *, again: bool, jobs: int) -> dict[str, Verdict]:
+    """Give each defect a verdict, as far as its tests pass without it; returns these and all earlier ones, by key."""
     store = root / "runs" / "mutants.jsonl"
-    stale = [mutant for mutant in mutants if mutant.count(root) != 1]
-    for mutant in stale:
-        print(f"stale: {mutant.old!r} stands {mutant.count(root)} times in {mutant.path}, not once")
-    keys = {mutant.key(root): mutant for mutant in mutants if mutant not in stale}
-    verdicts = read_verdicts(store)
-    words = settings.only or [""]
-    chosen = {
-        key: mutant
-        for key, mutant in keys.items()
-        if any(word in " ".join((mutant.path, mutant.why, *mutant.tests)) for word in words)
-        and (settings.again or key not in verdicts)
-    }
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.nice(10)
-    tqdm.monitor_interval = 0  # its thread would not survive a fork
     store.parent.mkdir(exist_ok=True)
+    verdicts = read_verdicts(store)
+    chosen = {key: mutant for key, mutant in chosen.items() if again or key not in verdicts}
+    if not chosen:
+        return verdicts
+    os.environ["OMP_NUM_THREADS"] = "1"
+    tqdm.monitor_interval = 0  # its thread would not survive a fork
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, store.open("a", encoding="utf-8") as kept:
+        trees = [Path(scratch, str(number), "tree") for number in range(jobs)]
+        project = copy_project(root, trees)
+        for module in HEAVY:
+            with suppress(ImportError):
+                importlib.import_module(module)
+        gc.freeze()  # a fork need not go through all that again
 
-        def work(jobs: Sequence[Job], title: str) -> None:
+        def work(title: str, jobs: list[Job]) -> None:
             with tqdm(total=len(jobs), desc=title, disable=None) as bar:
                 for found in run_all(jobs, trees, bar):
                     verdicts[found.key] = found
                     kept.write(json.dumps(asdict(found)) + "\n")
                     kept.flush()
-                    bar.write(f"{found.seconds:6.1f} s  {found.what}  " + (found.by or "passed"))
+                    bar.write(f"{found.seconds:6.1f} s  {found.what}  {found.by or 'passed'}")
+                    sys.stdout.flush()
 
-        trees = [Path(scratch, str(number), "tree") for number in range(settings.jobs if chosen else 0)]
-        project = copy_project(root, trees)
-        for module in HEAVY if chosen else ():
-            with suppress(ImportError):
-                importlib.import_module(module)
-        gc.freeze()  # a fork need not go through all that again
-        wanted: dict[str, set[str]] = {}
-        for mutant in chosen.values():
-            for test in mutant.tests:
-                wanted.setdefault(test.partition("::")[0], set()).add(test)
-        untouched = {f"{project} {' '.join(sorted(tests))}": (file, sorted(tests)) for file, tests in wanted.items()}
-        work(
-            [(None, key, file, tests, LONGEST) for key, (file, tests) in untouched.items() if key not in verdicts],
-            "without a defect",
-        )
-        alone = {file: verdicts[key] for key, (file, _) in untouched.items()}
-        for file, found in alone.items():
-            if not found.passed:
-                print(f"no verdict by {file}, which fails without a defect: {found.by}")
-        jobs = [
-            (mutant, key, f"{mutant.path}: {mutant.why}", mutant.tests, 60 + 5 * sum(alone[f].seconds for f in mutant.files))
-            for key, mutant in chosen.items()
-            if all(alone[file].passed for file in mutant.files)
-        ]
-        work(jobs, "defects")
-    judged = [mutant for key, mutant in keys.items() if key in verdicts]
-    caught = sum(not verdicts[mutant.key(root)].passed for mutant in judged)
-    for mutant in judged:
-        if verdicts[mutant.key(root)].passed:
-            print(f"survived: {mutant.path}: {mutant.why}")
-    print(f"{len(mutants)} defects: {caught} caught, {len(judged) - caught} survived, {len(stale)} stale, "
-          f"{len(mutants) - len(judged) - len(stale)} without a verdict")
-    if len(judged) == len(mutants):
-        target = root / "benchmarks" / "results" / "mutants.md"
-        target.write_text(report(mutants, verdicts, root), encoding="utf-8")
-        print(f"the result is in {target}")
-    return 0 if len(judged) == len(mutants) and caught >= GOAL * len(mutants) else 1
+        try:
+            tests: dict[str, set[str]] = {}
+            for mutant in chosen.values():
+                for test in mutant.tests:
+                    tests.setdefault(test.partition("::")[0], set()).add(test)
+            keys = {file: f"{project} {' '.join(sorted(some))}" for file, some in tests.items()}
+            untried = [file for file, key in keys.items() if key not in verdicts]
+            work("without a defect", [Job(None, keys[file], file, sorted(tests[file]), LONGEST) for file in untried])
+            alone = {file: verdicts[key] for file, key in keys.items()}
+            for file, found in alone.items():
+                if not found.passed:
+                    print(f"no verdict by {file}, which fails without a defect: {found.by}")
+            work(
+                "defects",
+                [
+                    Job(m, key, f"{m.path}: {m.why}", m.tests, 60 + 5 * sum(alone[file].seconds for file in m.files))
+                    for key, m in chosen.items()
+                    if all(alone[file].passed for file in m.files)
+                ],
+            )
+        finally:
+            gc.unfreeze()
+    return verdicts
 
 
 if __name__ == "__main__":
