@@ -36,6 +36,17 @@ REDUCTIONS = """
     assert d.all_or_none(lambda: r) == r
 """
 
+WORST = """
+    from vmflearn.sphere.em import Data, Model, Parameters
+    from vmflearn.sphere.fitting import worst_explained
+    from vmflearn.sphere.rows import dense_rows
+    around = torch.tensor([[[1.0, 0.1], [1.0, -0.1]], [[1.0, 0.2], [-0.6, 0.8]]], dtype=torch.float64)[r]
+    data = Data(dense_rows(around, torch.device("cpu"), 100)[0], torch.ones(2, dtype=torch.float64), 4.0, 4)
+    mixture = Parameters(*(torch.tensor(x, dtype=torch.float64) for x in ([1.0], [[1.0, 0.0]], [5.0])))
+    worst = worst_explained(data, mixture, Model("free", "soft", 0.0, 1e-8), 100)
+    torch.testing.assert_close(worst, torch.tensor([-0.6, 0.8], dtype=torch.float64))
+"""
+
 PROBE = """
     from vmflearn.train.linear_probe import LinearProbe
     torch.manual_seed(0)
@@ -111,7 +122,7 @@ def test_two_processes_tell_one_another_what_one_knows(tmp_path):
     r = d.rank()
     """
     script = tmp_path / "exchanges.py"
-    script.write_text("".join(map(textwrap.dedent, (head, REDUCTIONS, PROBE, FEATURES, SPEED))))
+    script.write_text("".join(map(textwrap.dedent, (head, REDUCTIONS, WORST, PROBE, FEATURES, SPEED))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=200)
