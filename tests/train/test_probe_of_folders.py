@@ -1,12 +1,13 @@
-"""The probe leaves out what cannot be read, and keeps features and classes in step."""
+"""The probe leaves out what cannot be read, keeps features and classes in step, and refuses classes that differ."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from vmflearn.data.photos import load_photos
 from vmflearn.ssl.backbones import create_backbone
-from vmflearn.train import load_config
+from vmflearn.train import ConfigError, load_config
 from vmflearn.train.probe import KNNProbe
 
 
@@ -27,3 +28,21 @@ def test_an_unreadable_image_has_no_vote(tmp_path):
     for found, classes, all_of_them in zip(features, labels, whole, strict=True):
         torch.testing.assert_close(found, all_of_them[[0, 1, 3, 4, 5, 6, 7]])
         assert classes.tolist() == [0] * 3 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"train": ["a", "b"], "val": ["a", "c"]}, "val must have the class folders of data.root=.*train"),
+        ({"train": ["a", "b"], "val": ["a"]}, "val must have the class folders of data.root=.*train"),
+        ({"train": [""], "val": ["a", "b"]}, "needs class sub-folders in .*train"),
+    ],
+)
+def test_classes_that_do_not_agree_are_refused(tmp_path, folders, words):
+    for part, classes in folders.items():
+        for name in classes:
+            (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    roots = [f"data.root={tmp_path / 'train'}", f"data.val_root={tmp_path / 'val'}", "run.knn_k=1"]
+    with pytest.raises(ConfigError, match=words):
+        KNNProbe(load_config(None, ["data.source=folder", *roots]), torch.device("cpu"))
