@@ -78,6 +78,41 @@ def test_a_killed_ablation_ends_as_one_that_was_left_alone(tmp_path):
     assert f"| l2+logit | {100 * knn:.1f} | {100 * results['runs'][0]['linear_top1']:.1f} |" in report
 
 
+def test_what_makes_a_cell_is_stronger_than_what_is_given_for_all(script):
+    config = ROOT / "scripts" / "configs" / "photos_ablation.yaml"
+    for cell in script.CELLS:
+        section = "--head={normalization: l2, out_dim: 48}"
+        found = script.cell_config(config, [section, "--teacher.temp=0.05"], cell, 3)
+        assert (found.head.normalization, found.teacher.centering) == tuple(cell.split("+"))
+        assert (found.seed, found.head.out_dim, found.teacher.temp) == (3, 48, 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_train_every_cell_together(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *COMMAND[1:]]
+    short = ["--run.max_steps=4", "--model.drop_path=0", "--run.precision=float64"]
+    for folder, command in (("one", COMMAND), ("two", torchrun)):
+        done = subprocess.run(
+            [*command, *short, f"--run-dir={tmp_path / folder}"],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("[2 of 2] vmf+probability, seed 5") == 1
+        assert done.stdout.count("# Ablation") == 1
+    one, two = (json.loads((tmp_path / folder / "results.json").read_text()) for folder in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for ours, theirs in zip(one["runs"], two["runs"], strict=True):
+        assert ours["cell"] == theirs["cell"]
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-6)
+    about = json.loads((tmp_path / "two" / "l2+logit" / "seed-5" / "environment.json").read_text())
+    assert about["processes"] == 2
+
+
 def test_the_table_gives_means_and_spreads_apart_from_the_papers_numbers(script):
     runs = [
         {"cell": "vmf+probability", "seed": 0, "knn_top1": 0.70, "unique_prototypes": 10, "largest_duplicate_set": 3},
@@ -99,4 +134,13 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path):
     wrong = run(tmp_path / "b", "--head.out_dims=3")
     assert wrong.returncode == 2
     assert "did you mean head.out_dim?" in wrong.stderr
+    for arguments, words in (
+        (["--head.normalization", "vmf"], "the runs of an ablation differ in head.normalization; choose with --cells"),
+        (["--seed=1"], "differ in seed; choose with --cells and --seeds"),
+        (["--seeds", "1", "2", "1"], "argument --seeds: 1 is given more than once"),
+        (["--seeds", "1", "-2"], "seed must be at least 0, not -2"),  # though its turn comes late
+    ):
+        wrong = run(tmp_path / "b", *arguments)
+        assert wrong.returncode == 2
+        assert words in wrong.stderr
     assert not (tmp_path / "b").exists()

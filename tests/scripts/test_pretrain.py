@@ -80,8 +80,12 @@ def test_killed_at_ten_random_moments_it_ends_where_the_unbroken_run_ends(tmp_pa
         process = start(*arguments, "--run-dir", broken)
         while process.poll() is None and steps_taken(broken) < moment:
             time.sleep(0.01)
-        if attempt % 2:  # while a checkpoint is being written
+        if attempt % 3 == 1:  # while a checkpoint is being written
             while process.poll() is None and not any((broken / "checkpoints").glob("*.tmp")):
+                pass
+        elif attempt % 3 == 2:  # as soon as one is there, which promises the lines before it
+            there = set((broken / "checkpoints").glob("step-*.pt"))
+            while process.poll() is None and not set((broken / "checkpoints").glob("step-*.pt")) - there:
                 pass
         else:
             time.sleep(rng.uniform(0, 0.2))
@@ -95,12 +99,14 @@ def test_killed_at_ten_random_moments_it_ends_where_the_unbroken_run_ends(tmp_pa
 
 
 @pytest.mark.slow
-def test_make_pretrain_reaches_its_accuracy():
-    """The run of `make pretrain` itself; it returns at once where the book has already made it."""
-    code, out, err = run("--config", PHOTOS, cwd=ROOT)
+def test_make_pretrain_reaches_its_accuracy(tmp_path):
+    """The run of `make pretrain`, made here and now: a folder that is there already may be of other code."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"scripts/pretrain.py --config {PHOTOS.relative_to(ROOT)}\n" in makefile
+    code, out, err = run("--config", PHOTOS, "--run-dir", tmp_path, cwd=ROOT)
     assert code == 0, err
     assert "finished after 336 steps" in out
-    assert read_metrics(ROOT / "runs" / "photos" / "metrics.jsonl")[-1]["knn_top1"] >= 0.72
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["knn_top1"] >= 0.72
 
 
 @pytest.mark.slow
@@ -116,6 +122,68 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path):
     assert "the same command continues from there" in err
     assert len(list((tmp_path / "checkpoints").glob("step-*.pt"))) >= 1
     assert "Traceback" not in err
+
+
+def test_ctrl_c_while_everything_is_being_loaded_is_one_line(tmp_path):
+    process = start(*SMALL, "--run-dir", tmp_path / "run", cwd=tmp_path)
+    while process.poll() is None and not any("libtorch" in line for line in mapped(process.pid)):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, ""), err
+    assert len(err.splitlines()) == 1
+    assert err.startswith(("interrupted before anything was started", "stopped outside of training, and nothing is"))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def mapped(pid):
+    """Lines about the memory of a process."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def test_a_second_run_in_the_folder_is_refused_in_one_line_and_the_first_goes_on(tmp_path):
+    arguments = [*SMALL, "--run.epochs=50", "--run-dir", tmp_path]
+    first = start(*arguments)
+    while first.poll() is None and steps_taken(tmp_path) < 1:
+        time.sleep(0.05)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    code, out, err = run(*arguments, "--seed=3")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert f"error: {tmp_path} is in use: a run goes on in it (process {first.pid} on " in err
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "metrics.jsonl").read_bytes().startswith(before)
+    assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+def test_a_killed_data_worker_is_one_line_that_says_where_to_look(tmp_path):
+    folder = write_images(tmp_path / "images", 64)
+    limits = ["--optimizer.batch_size=32", "--run.epochs=5000", "--data.workers=1", "--data.cache=false"]
+    process = start(*folder_arguments(folder, *limits), "--run-dir", tmp_path / "run")
+    while process.poll() is None and steps_taken(tmp_path / "run") < 3:
+        time.sleep(0.05)
+    worker = decoder(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2, err
+    assert len(err.splitlines()) == 1, err
+    assert f"error: DataLoader worker (pid {worker}) is killed by signal: Killed: it decoded images" in err
+    assert "are free in /dev/shm): lower data.workers or data.max_side" in err
+    assert "the same command continues from the last checkpoint" in err
+
+
+def decoder(pid):
+    """A process below this one that has children no more: one that decodes."""
+    children = [int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+    workers = [c for c in children if b"tracker" not in Path(f"/proc/{c}/cmdline").read_bytes()]
+    return decoder(workers[0]) if workers else pid
 
 
 @pytest.mark.slow
@@ -158,6 +226,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
         (["--run.epochs", "many"], "run.epochs must be a whole number, not 'many'"),
         (["--run.epochs=1"], "is longer than the run (run.epochs=1)"),
         (["--config", "absent.yaml"], "configuration absent.yaml cannot be read"),
+        (["--profile", "-1"], "--profile must be a number of steps, 0 or more, not -1"),
         (["stray"], "not of the form --section.key=value"),
         (["--data.source=folder", "--data.root=/nowhere/at/all"], "/nowhere/at/all"),
         (["--optimizer.batch_size=999999"], "optimizer.batch_size=999999 is larger than the data set"),
@@ -169,6 +238,13 @@ def test_bad_input_is_one_line_before_anything_starts(tmp_path, arguments, words
     assert words in err
     assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_file_in_the_place_of_the_run_folder_is_one_line(tmp_path):
+    (tmp_path / "run").write_text("")
+    code, _, err = run("--config", PHOTOS, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert err == f"error: the run folder {tmp_path / 'run'} is a file; give another one with --run-dir\n"
 
 
 def folder_arguments(folder, *more):

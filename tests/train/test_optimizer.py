@@ -18,7 +18,10 @@ from vmflearn.train.optimizer import (
 @pytest.fixture
 def head():
     torch.manual_seed(0)
-    return DINOHead(8, 12, "vmf", hidden_dim=16, bottleneck_dim=4)
+    made = DINOHead(8, 12, "vmf", hidden_dim=16, bottleneck_dim=4, batch_norm=True)  # whose gains are weights of ndim 1
+    for norm in (module for module in made.modules() if isinstance(module, nn.BatchNorm1d)):
+        nn.init.uniform_(norm.weight, 0.5, 2.0)
+    return made
 
 
 def test_groups_follow_dinos_rule(head):
@@ -27,6 +30,8 @@ def test_groups_follow_dinos_rule(head):
     assert all(names[id(p)].endswith(".bias") or p.ndim == 1 for p in plain["params"])
     inside = {names[id(p)] for p in decayed["params"]}
     assert {"prototypes.weight_v", "prototypes.weight_g"} <= inside
+    assert inside == {name for name, p in head.named_parameters() if p.ndim == 2}
+    assert any(p.ndim == 1 and not names[id(p)].endswith(".bias") for p in plain["params"])
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
     assert plain["weight_decay"] == 0
 
@@ -45,14 +50,15 @@ def test_one_step_equals_adamw_longhand(head):
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
     for name, parameter in head.named_parameters():
-        decay = 0.0 if name.endswith(".bias") else 0.3
+        decay = 0.3 if parameter.ndim == 2 else 0.0
         # The first step of Adam moves every entry by lr in the direction of its gradient's sign.
         expected = before[name] * (1 - 0.01 * decay) - 0.01 * parameter.grad.sign()
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_each_tensor_is_clipped_on_its_own(head):
-    for scale, parameter in zip((1e-3, 1e3, 0.0, 10.0, 1.0, 5.0, 7.0, 9.0), head.parameters(), strict=False):
+    scales = (1e-3, 1e3, 0.0, 10.0, 1.0, 5.0, 7.0, 9.0, 2.0, 30.0, 0.1, 4.0)
+    for scale, parameter in zip(scales, head.parameters(), strict=True):
         parameter.grad = torch.full_like(parameter, scale)
     before = [p.grad.clone() for p in head.parameters()]
     clip_each(head.parameters(), 2.0)

@@ -13,8 +13,10 @@ from torchvision import datasets
 from vmflearn.data.photos import load_photos
 from vmflearn.data.shard_writing import write_shards
 from vmflearn.data.shards import open_shards
-from vmflearn.train import trainer
+from vmflearn.data.sources import open_images
+from vmflearn.train import loader, trainer
 from vmflearn.train.canvases import DataError
+from vmflearn.train.checkpoint import CheckpointError
 from vmflearn.train.config import ConfigError, load_config
 from vmflearn.train.records import read_metrics
 
@@ -23,7 +25,7 @@ SETTINGS = [
     "views.local_size=8",
     "views.n_local=2",
     "model.backbone=vit_tiny_patch16_224",
-    "model.options={img_size: 16, patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}",
+    "model.options={img_size: 16, patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2}",  # one block would drop none
     "model.drop_path=0.1",
     "head.out_dim=32",
     "head.hidden_dim=16",
@@ -118,15 +120,92 @@ def test_cifar10_trains_from_torchvisions_files(tmp_path, monkeypatch):
     assert lines(tmp_path / "true") == lines(tmp_path / "false")
 
 
-def test_a_run_on_shards_goes_on_in_the_middle_of_an_epoch(shards, tmp_path):
-    settings = ["data.source=shards", f"data.root={shards}", "run.epochs=3", "optimizer.batch_size=8"]
-    train(tmp_path / "whole", *settings)
-    train(tmp_path / "part", *settings, "run.max_steps=7")  # of five steps an epoch
-    train(tmp_path / "part", *settings, "data.workers=2")
+LONG = ["run.epochs=3", "optimizer.batch_size=8"]
+
+
+def test_a_run_moves_from_a_folder_to_shards_in_the_middle_of_an_epoch(folder, shards, tmp_path):
+    at = {
+        "folder": ["data.source=folder", f"data.root={folder}"],
+        "shards": ["data.source=shards", f"data.root={shards}"],
+    }
+    train(tmp_path / "whole", *LONG, *at["shards"])
+    train(tmp_path / "part", *LONG, *at["folder"], "run.max_steps=7")  # of five steps an epoch
+    train(tmp_path / "part", *LONG, *at["shards"], "run.max_steps=9", "data.workers=2")
+    train(tmp_path / "part", *LONG, *at["folder"])
     part, whole = (lines(tmp_path / name).splitlines() for name in ("part", "whole"))
     assert len(part) == 15
-    assert part[6].startswith(whole[6][:-1])  # a run's last step says more
-    assert part[:6] + part[7:] == whole[:6] + whole[7:]
+    for end in (6, 8):
+        assert part[end].startswith(whole[end][:-1])  # a run's last step says more
+    assert [part[i] for i in range(15) if i not in (6, 8)] == [whole[i] for i in range(15) if i not in (6, 8)]
+
+
+@pytest.fixture(scope="module")
+def begun(folder, tmp_path_factory):
+    """Two steps on the folder."""
+    run_dir = tmp_path_factory.mktemp("begun")
+    train(run_dir, *LONG, "data.source=folder", f"data.root={folder}", "run.max_steps=2")
+    return run_dir
+
+
+def renamed(root):
+    (root / "class_2" / "006.jpg").rename(root / "class_2" / "006b.jpg")
+
+
+def relabelled(root):
+    (root / "class_3").rename(root / "class_4")
+
+
+def removed(root):
+    (root / "class_2" / "006.jpg").unlink()
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (renamed, "made with 40 images, and their names or their order have changed; give the same images"),
+        (relabelled, "40 images, and their names or their order and their classes have changed"),
+        (removed, "made with 40 images, and there are 39 now"),
+    ],
+)
+def test_other_images_are_refused_and_what_has_changed_is_said(folder, begun, tmp_path, kind, change, words):
+    images = shutil.copytree(folder, tmp_path / "images")
+    change(images)
+    if kind == "shards":
+        write_shards(images, tmp_path / "shards", shard_size=9)
+    before = {path.name: path.read_bytes() for path in begun.iterdir() if path.is_file()}
+    with pytest.raises(CheckpointError, match=words):
+        train(begun, *LONG, f"data.source={kind}", f"data.root={tmp_path / kind.replace('folder', 'images')}")
+    assert {path.name: path.read_bytes() for path in begun.iterdir() if path.is_file()} == before
+
+
+def test_the_same_images_in_another_order_are_refused(folder, begun, tmp_path, monkeypatch):
+    source = open_images(folder)
+    source._reader.samples.reverse()
+    source.labels = source.labels.flip(0)
+    monkeypatch.setattr(loader, "open_source", lambda *arguments, **settings: source)
+    with pytest.raises(CheckpointError, match="their names or their order and their classes have changed"):
+        train(begun, *LONG, "data.source=folder", f"data.root={folder}")
+
+
+def test_a_checkpoint_from_before_images_had_a_digest_goes_on_as_it_did(folder, shards, begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "old")
+    images = shutil.copytree(folder, tmp_path / "images")
+    renamed(images)
+    for path in (tmp_path / "old" / "checkpoints").glob("step-*.pt"):
+        saved = torch.load(path, weights_only=True)
+        for later in ("described", "recorded", "pending", "sha256"):
+            del saved[later]
+        torch.save(saved, path)
+    with pytest.raises(CheckpointError, match=r"another configuration \(data.source: folder -> shards\)"):
+        train(tmp_path / "old", *LONG, "data.source=shards", f"data.root={shards}")
+    assert train(tmp_path / "old", *LONG, "data.source=folder", f"data.root={images}", "run.max_steps=3")["step"] == 3
+
+
+def test_accuracies_can_be_switched_on_for_a_run_without_them(folder, begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "run")
+    settings = ["data.source=folder", f"data.root={folder}", f"data.val_root={folder}", "run.max_steps=3"]
+    assert {"knn_top1", "linear_top1"} < train(tmp_path / "run", *LONG, *settings).keys()
 
 
 @pytest.mark.parametrize("cache", ["true", "false"])

@@ -104,6 +104,7 @@ class State:
             config.views.grey,
         )
         self.config, self.device, self.step, self.best = config, device, 0, -1.0
+        self._settings = config.to_dict()
         self.recorded = 0
         self.pending: Pending | None = None
         self.loader = make_loader(config, crops, device)
@@ -183,7 +184,7 @@ class State:
             "images": self.loader.order.n_images,
             "described": self.images,
             "processes": distributed.world_size(),
-            "config": self.config.to_dict(),
+            "config": self._settings,
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
