@@ -2,10 +2,12 @@
 
 import hashlib
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import datasets
 
 from vmflearn.data.named import open_named
@@ -79,3 +81,59 @@ def test_a_set_that_needs_another_package(tmp_path):
     except ImportError:
         with pytest.raises(ModuleNotFoundError, match="needs the package 'datasets': install it"):
             open_named("hfds/owner/name", tmp_path)
+
+
+@pytest.mark.parametrize("split", ["Train", "trainval", "train[:50%]", "tran", "", "TEST"])
+@pytest.mark.parametrize("name", ["torch/cifar10", "torch/qmnist", "torch/imagenet", "torch/places365", "torch/folder"])
+def test_a_part_that_is_not_known_is_not_the_test_set(tmp_path, monkeypatch, name, split):
+    if name == "torch/cifar10":
+        write_cifar10(tmp_path, monkeypatch)
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"has no part '{re.escape(split)}'; its parts are train, training, "):
+        open_named(name, tmp_path, split=split)
+
+
+@pytest.mark.parametrize(
+    ("split", "n"), [("train", 20), ("training", 20), *((w, 4) for w in ("val", "valid", "test", "eval"))]
+)
+def test_every_word_that_is_permitted_is_that_part(tmp_path, monkeypatch, split, n):
+    write_cifar10(tmp_path, monkeypatch)
+    assert len(open_named("Torch/CIFAR10", tmp_path, split=split)) == n
+
+
+def images(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+
+
+def test_a_folder_by_name_needs_the_folder_of_its_part(tmp_path):
+    images(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png", "train/dog/._2.png")
+    train = open_named("torch/image_folder", tmp_path, split="training")
+    assert (train.class_names, train.labels.tolist()) == (("cat", "dog"), [0, 1])
+    assert open_named("torch/folder", str(tmp_path), split="validation").labels.tolist() == [0, 1]
+    with pytest.raises(FileNotFoundError, match=r"'torch/image_folder' has no folder test in .*data\.source=folder"):
+        open_named("torch/image_folder", tmp_path, split="test")
+    with pytest.raises(ValueError, match=r"needs data\.root, the folder that holds train"):
+        open_named("torch/image_folder")
+
+
+def test_imagenet_in_its_folders(tmp_path):
+    """Both parts by every word, from files as torchvision unpacks them; two classes of one name are two."""
+    images(tmp_path, *(f"{part}/n0{i}/{i}.JPEG" for part in ("train", "val") for i in range(3)))
+    torch.save(({"n00": ("crane",), "n01": ("crane", "bird"), "n02": ("tench",)}, []), tmp_path / "meta.bin")
+    for split in ("train", "training", "val", "valid", "validation"):
+        source = open_named("torch/imagenet", tmp_path, split=split, download=True)
+        assert (source.class_names, source.labels.tolist()) == (("crane", "crane", "tench"), [0, 1, 2])
+        assert source._dataset.split == ("train" if split.startswith("train") else "val")
+    with pytest.raises(
+        ValueError, match="'torch/imagenet' has no part 'test'; its parts are train, training, validation"
+    ):
+        open_named("torch/imagenet", tmp_path, split="test")
+
+
+@pytest.mark.parametrize("name", ["cifar/10", "imagenet/train", "folder/", "hfds/", "torch/inat", "torch/INaturalist"])
+def test_a_prefix_that_is_not_known_is_no_folder(tmp_path, name):
+    images(tmp_path, "train/cat/1.png")
+    with pytest.raises(ValueError, match=r"cannot be opened by name|does not list its images in a fixed order"):
+        open_named(name, tmp_path)

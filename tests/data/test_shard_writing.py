@@ -92,3 +92,45 @@ def test_a_shard_that_was_damaged_before_the_end_is_named(tmp_path, folder, monk
         write_shards(folder, tmp_path / "out", shard_size=5)
     path.unlink()
     write_shards(folder, tmp_path / "out", shard_size=5)
+
+
+def test_an_image_that_was_replaced_makes_other_shards(tmp_path, folder):
+    write_shards(folder, tmp_path / "out")
+    (folder / "3.png").write_bytes((folder / "4.png").read_bytes() + b"longer")
+    with pytest.raises(ValueError, match="holds shards of other images"):
+        write_shards(folder, tmp_path / "out")
+
+
+def test_the_second_of_two_at_once_is_told_so(tmp_path, folder, monkeypatch):
+    add, told = shard_writing._add, []
+
+    def add_beside_another(*arguments):
+        if not told:
+            with pytest.raises(ValueError, match=r"another process is writing shards to .*out; wait for it") as caught:
+                write_shards(folder, tmp_path / "out")
+            told.append(caught)
+        add(*arguments)
+
+    monkeypatch.setattr(shard_writing, "_add", add_beside_another)
+    write_shards(folder, tmp_path / "out")
+    assert len(open_shards(tmp_path / "out")) == 10
+    write_shards(folder, tmp_path / "out")  # the lock is gone with the call
+
+
+def test_what_was_passed_over_in_the_folder_is_kept_in_the_manifest(tmp_path, folder):
+    (folder / "._0.png").write_bytes(b"none")
+    manifest = write_shards(folder, tmp_path / "out")
+    assert manifest["notes"] == ["skipped because the name begins with a dot: ._0.png"]
+    assert open_shards(tmp_path / "out").notes == manifest["notes"]
+
+
+def test_what_an_older_conversion_left_half_done_is_no_shard(tmp_path, folder):
+    write_shards(folder, tmp_path / "out")
+    (tmp_path / "out" / ".shard-000001.tar").write_bytes(b"part")
+    assert len(open_shards(tmp_path / "out")) == 10
+
+
+def test_an_output_folder_that_is_a_looped_link_is_one_line(tmp_path, folder):
+    (tmp_path / "out").symlink_to("out")
+    with pytest.raises(OSError, match=r"out"):
+        write_shards(folder, tmp_path / "out")

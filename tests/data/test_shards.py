@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -202,3 +203,87 @@ def test_names_have_one_digest_wherever_the_images_lie(tmp_path, folder):
     first = copied / listing[0]
     first.rename(first.with_stem(f"{first.stem}_"))
     assert open_images(copied).names_digest() != found
+
+
+def rewritten(root, **changes):
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest |= changes
+    (root / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"class_names": None}, "no key 'class_names'"),
+        ({"class_names": [1, 2, 3]}, "a class is called 1, which is no text"),
+        ({"class_names": ["a", "b"]}, r"the labels of index\.npy are 0 to 2, and the manifest has 2"),
+        ({"class_names": []}, r"the labels of index\.npy are 0 to 2, and the manifest has 0"),
+        ({"class_names": None, "notes": None}, "no key"),
+        ({"notes": None}, "no key 'notes'"),
+        ({"shards": []}, r"the shards of index\.npy are 0 to 0, and the manifest has 0"),
+        ({"shards": [{"name": "shard-000000.tar", "images": 11}]}, "no key 'bytes'"),
+        (
+            {"shards": [{"name": "shard-000000.tar", "bytes": "7"}]},
+            "shard-000000.tar has '7' bytes, which is no number",
+        ),
+        ({"shards": [{"name": "../x.tar", "bytes": 7}]}, "'../x.tar' is not the name of a tar file in this folder"),
+        ({"shards": [{"name": "/x.tar", "bytes": 7}]}, "'/x.tar' is not the name"),
+        ({"shards": [{"name": "..", "bytes": 7}]}, "'..' is not the name"),
+        ({"shards": [{"name": 7, "bytes": 7}]}, "7 is not the name"),
+    ],
+)
+def test_a_manifest_that_does_not_say_what_it_must_is_refused(tmp_path, folder, changes, words):
+    write_shards(folder, tmp_path / "shards", shard_size=100)
+    rewritten(tmp_path / "shards", **changes)
+    with pytest.raises(ValueError, match=rf"cannot be used: {words}.*; delete index\.npy and manifest\.json"):
+        open_shards(tmp_path / "shards")
+
+
+def test_a_set_written_before_opens_as_it_was(tmp_path):
+    """Format 1, an index of foreign shards with a gap in the class numbers, which then was a class without images."""
+    foreign(tmp_path / "a.tar", [("k.png", png(0)), ("k.cls", b"0"), ("l.png", png(1)), ("l.cls", b"2")])
+    rows = np.zeros(2, dtype=[("shard", "<i4"), *((name, "<i8") for name in ("offset", "length", "label", "crc32"))])
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        for row, label, member in zip(rows, (0, 2), tar.getmembers()[::2], strict=True):
+            row["offset"], row["length"], row["label"], row["crc32"] = member.offset_data, member.size, label, -1
+    np.save(tmp_path / "index.npy", rows)
+    shard = {"name": "a.tar", "images": 2, "bytes": (tmp_path / "a.tar").stat().st_size}
+    manifest = {"format": "vmflearn shards 1", "images": 2, "index_crc32": zlib.crc32(rows.tobytes()), "notes": []}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "class_names": ["0", "1", "2"], "shards": [shard]}))
+    source = open_shards(tmp_path)
+    assert (source.class_names, source.labels.tolist(), source.notes) == (("0", "1", "2"), [0, 2], [])
+    assert torch.equal(source.read(1), torch.tensor(np.asarray(picture(1))).permute(2, 0, 1))
+
+
+def test_shards_of_two_parts_are_refused(tmp_path):
+    for name in ("imagenet1k-train-0000", "imagenet1k-train-0001", "imagenet1k-validation-00"):
+        foreign(tmp_path / f"{name}.tar", [("k.png", png(0))])
+    with pytest.raises(
+        ValueError, match=r"holds imagenet1k-train-0000\.tar and imagenet1k-validation-00\.tar, shards of"
+    ):
+        open_shards(tmp_path)
+
+
+def test_files_that_are_no_shards_are_passed_over(tmp_path):
+    foreign(tmp_path / "a.tar", [("k.png", png(0))])
+    for name in ("._a.tar", "b.tar.gz", "C.TAR", "notes.txt"):
+        (tmp_path / name).write_bytes(b"none")
+    (tmp_path / "d.tar").mkdir()
+    source = open_shards(tmp_path)
+    assert len(source) == 1
+    assert source.notes == [
+        "skipped because only files that end in .tar are shards (unpack compressed ones): C.TAR and 1 more"
+    ]
+
+
+def test_the_way_out_of_archives_is_told(tmp_path):
+    """ImageNet as it is downloaded: a tar file of tar files; and a folder above the shards."""
+    foreign(tmp_path / "set" / "a.tar", [("n01440764.tar", b"inner"), ("n01443537.tar", b"inner")])
+    with pytest.raises(
+        FileNotFoundError, match=r"holds archives, n01440764\.tar among them; unpack each .*torch/imagenet"
+    ):
+        open_shards(tmp_path / "set")
+    with pytest.raises(
+        FileNotFoundError, match=rf"no \*\.tar in .*; give the folder that holds them: {tmp_path / 'set'}$"
+    ):
+        open_shards(tmp_path)

@@ -108,3 +108,60 @@ def test_what_cannot_be_compared_is_refused(change, message):
 def test_test_labels_must_match():
     with pytest.raises(ValueError, match=r"test_labels must have shape \(4,\), got \(3,\)"):
         knn_accuracy(torch.eye(2), torch.arange(2), torch.ones(4, 2), torch.zeros(3, dtype=torch.int64), k=1)
+
+
+def test_the_accuracy_depends_on_the_temperature():
+    """Two far neighbours of class 1 outvote a near one of class 0 at T = 1, and not at T = 0.07."""
+    angles = torch.tensor([0.1, 0.5, 0.6], dtype=torch.float64)
+    train, labels = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([0, 1, 1])
+    test, truth = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0])
+    votes = [math.exp(math.cos(0.1) / 0.07), math.exp(math.cos(0.5) / 0.07) + math.exp(math.cos(0.6) / 0.07)]
+    assert votes[0] > votes[1]
+    assert knn_accuracy(train, labels, test, truth, k=3) == 1
+    assert knn_accuracy(train, labels, test, truth, k=3, temperature=0.07) == 1
+    assert knn_accuracy(train, labels, test, truth, k=3, temperature=1.0) == 0
+
+
+def test_the_accuracy_looks_at_k_neighbours():
+    train = torch.tensor([[1.0, 0.0], [1.0, 0.02], [1.0, 0.03], *[[-1.0, 0.0]] * 20])
+    labels = torch.tensor([0, 1, 1, *[2] * 20])
+    for k, found in ((1, 1), (3, 0)):
+        assert knn_accuracy(train, labels, torch.tensor([[1.0, 0.0]]), torch.tensor([0]), k=k) == found
+
+
+def test_an_image_is_its_own_neighbour_where_it_is_among_the_train_images():
+    """Nobody is left out: for train images as test images k = 1 finds their own classes."""
+    train, labels = clusters(30, 0)
+    assert knn_accuracy(train, labels, train, labels, k=1) == 1
+
+
+def test_of_classes_with_equal_votes_the_first_is_taken():
+    train = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert knn_predict(train, torch.tensor([2, 1, 0]), torch.tensor([[1.0, 0.0]]), k=2).tolist() == [1]
+
+
+@pytest.mark.parametrize("right", [1, 3, 4, 5])
+def test_the_accuracy_is_a_count_over_a_count(right):
+    truth = torch.tensor([0] * right + [1] * (5 - right))
+    assert knn_accuracy(torch.eye(2), torch.arange(2), torch.tensor([[1.0, 0.0]] * 5), truth, k=1) == right / 5
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.tensor([0, -1]), "test_labels must be 0 or more, got -1; -1 marks images without a class"),
+        (torch.tensor([0.0, 1.0]), "test_labels must be integers, got torch.float32"),
+        (torch.tensor([True, False]), "test_labels must be integers, got torch.bool"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, words):
+    with pytest.raises(ValueError, match=words):
+        knn_accuracy(torch.eye(2), torch.arange(2), torch.eye(2), labels, k=1)
+    with pytest.raises(ValueError, match=r"train_labels must be 2 integers, got torch\.bool"):
+        knn_predict(torch.eye(2), torch.tensor([True, False]), torch.eye(2), k=1)
+
+
+def test_a_class_that_no_train_image_has_is_not_found():
+    assert (
+        knn_accuracy(torch.eye(2), torch.arange(2), torch.eye(2), torch.tensor([0, 7], dtype=torch.uint8), k=1) == 0.5
+    )

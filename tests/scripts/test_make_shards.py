@@ -1,6 +1,7 @@
 """The script as its user runs it; what it writes is tested in tests/data/test_shard_writing.py."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -58,13 +59,31 @@ def test_a_stopped_conversion_goes_on(tmp_path, folder, number):
     assert {path.suffix for path in out.iterdir()} == {".tar", ".json", ".npy"}
 
 
-def test_errors_are_one_line(tmp_path, folder):
+def test_errors_are_one_line(tmp_path, folder, monkeypatch, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "parts" / "val").mkdir(parents=True)
+    (folder / "class_0").rename(tmp_path / "parts" / "train")
+    (tmp_path / "parts" / "val" / "1.png").touch()
     for arguments, words in (
         ((tmp_path / "nowhere", tmp_path / "out"), "nowhere does not exist"),
         ((folder, tmp_path), "is not empty and holds no shards"),
         ((folder, tmp_path / "out", "--shard-size", 0), "shard_size must be at least 1 image"),
+        ((tmp_path / "loop", tmp_path / "out"), "loop is a link that leads back to itself"),
+        ((folder, tmp_path / "loop"), "loop"),
+        ((tmp_path / "parts", tmp_path / "out"), "parts of one data set"),
     ):
-        code, out, err = run(*arguments)
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        code = runpy.run_path(str(SCRIPT))["main"]()
+        out, err = capsys.readouterr()
         assert (code, out) == (2, "")
         assert words in err
         assert len(err.splitlines()) == 1
+
+
+def test_what_is_passed_over_is_said(tmp_path, folder, monkeypatch, capsys):
+    (folder / "class_0" / "loop").symlink_to(folder)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(folder), str(tmp_path / "out")])
+    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    out, err = capsys.readouterr()
+    assert "300 images of 2 classes in 1 shards" in out
+    assert "note: skipped because the link leads to a folder that is read already: class_0/loop" in err

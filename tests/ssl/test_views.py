@@ -423,3 +423,27 @@ def test_multi_crop_refuses_nothing_to_make():
         views.multi_crop(images(1), torch.arange(1), crops=(), seed=0, epoch=0)
     with pytest.raises(ValueError, match=r"images must have shape .* got \(3, 8, 8\)"):
         views.multi_crop(torch.zeros(3, 8, 8), torch.arange(1), crops=CROPS, seed=0, epoch=0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (images(1).float(), r"images of torch\.float32 must lie in \[0, 1\], got \S+ to 2\d\d: divide 0 to 255 by 255"),
+        (images(1).half() / 255 - 0.5, r"images of torch\.float16 must lie in \[0, 1\], got -0\.\d+ to 0\.\d+"),
+        (torch.full((1, 3, 8, 8), torch.nan), "must lie in .* got nan to nan"),
+        (images(1).int(), r"images must be uint8, or floating point in \[0, 1\], got torch\.int32"),
+        (images(1) > 100, "got torch.bool"),
+    ],
+)
+def test_multi_crop_refuses_what_would_turn_white(batch, words):
+    with pytest.raises(ValueError, match=words):
+        views.multi_crop(batch, torch.arange(1), crops=CROPS, seed=0, epoch=0)
+
+
+def test_multi_crop_takes_floats_from_zero_to_one():
+    batch = images(2)
+    settings = {"crops": CROPS, "seed": 0, "epoch": 0}
+    want = views.multi_crop(batch, torch.arange(2), **settings)
+    got = views.multi_crop(batch.float() / 255, torch.arange(2), **settings)
+    assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
+    views.multi_crop(torch.tensor([0.0, 1.0]).expand(1, 3, 4, 2), torch.arange(1), **settings)  # both ends

@@ -4,8 +4,8 @@ import torch
 
 from vmflearn import distributed
 from vmflearn.ssl.views import dino_crops
-from vmflearn.train.config import ConfigError
-from vmflearn.train.loader import ArrayLoader, Order
+from vmflearn.train.config import ConfigError, DataConfig
+from vmflearn.train.loader import ArrayLoader, Order, open_training
 
 
 def test_an_epoch_visits_images_once_and_the_next_in_another_order():
@@ -57,3 +57,14 @@ def test_array_loader_starts_anywhere():
     assert torch.equal(resumed[1], torch.from_numpy(loader.order.indices(5)[1]))
     for one, other in zip(resumed[0], steps[5][0], strict=True):
         assert torch.equal(one, other)
+
+
+def test_every_process_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
+    """Not the first alone: the others open the same images by themselves."""
+    for name in ("train/a/1.png", "val/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        with pytest.raises(ConfigError, match=r"data\.source=folder: .* holds train and val, parts of one data set"):
+            open_training(DataConfig(source="folder", root=str(tmp_path)))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vmflearn.data.photos import load_photos
+from vmflearn.data.shard_writing import write_shards
 from vmflearn.train.config import ConfigError, load_config
 from vmflearn.train.peak import matrix_rate
 from vmflearn.train.plan import Plan, describe, make_plan
@@ -60,6 +61,42 @@ def test_images_are_counted_where_they_can_be():
     assert make_plan(tiny()).images == len(load_photos("train").images)
     with pytest.raises(ConfigError, match=r"cannot be counted .*nowhere.* --images"):
         make_plan(tiny("data.source=folder", "data.root=nowhere"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(120):
+        path = tmp_path / "images" / f"c{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "images"
+
+
+def test_a_dry_run_opens_what_a_run_opens(tmp_path, folder):
+    """Every kind of source, with what it has to say."""
+    (folder / "c0" / "._1.png").touch()
+    plan = make_plan(tiny("data.source=folder", f"data.root={folder}"))
+    assert plan.images == 120
+    assert describe(plan).splitlines()[-1] == "note: skipped because the name begins with a dot: c0/._1.png"
+    write_shards(folder, tmp_path / "shards", shard_size=50)
+    (tmp_path / "shards" / "index.npy").unlink()
+    (tmp_path / "shards" / "manifest.json").unlink()
+    assert make_plan(tiny("data.source=shards", f"data.root={tmp_path / 'shards'}")).images == 120
+    folder.rename(tmp_path / "train")
+    named = tiny("data.source=timm", "data.name=torch/image_folder", f"data.root={tmp_path}")
+    assert make_plan(named).images == 120
+    (tmp_path / "train").rename(folder)
+    with pytest.raises(
+        ConfigError, match=r"cannot be counted \(.*has no folder train .*give their number with --images"
+    ):
+        make_plan(named)
+
+
+def test_a_dry_run_downloads_nothing(tmp_path):
+    config = tiny("data.source=timm", "data.name=torch/cifar10", f"data.root={tmp_path}", "data.download=true")
+    with pytest.raises(ConfigError, match=r"cannot be counted .* --images"):
+        make_plan(config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_that_do_not_divide_a_share_are_refused_and_the_others_are_told():

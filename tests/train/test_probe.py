@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
+from vmflearn.data.shard_writing import write_shards
 from vmflearn.train import ConfigError, load_config, pretrain
+from vmflearn.train.probe import KNNProbe, _Centred
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +66,81 @@ def test_two_classes_have_both_accuracies(folders, tmp_path):
     result = pretrain(settings(folders / "two", f"data.val_root={folders / 'two'}"), tmp_path, quiet=True)
     assert 0 < result.metrics["knn_top1"] <= 1
     assert 0 <= result.metrics["linear_top1"] <= 1
+
+
+def probe(source, root, val_root, *more):
+    settings_ = [f"data.source={source}", f"data.root={root}", f"data.val_root={val_root}", *more]
+    return KNNProbe(settings(root, *settings_), torch.device("cpu"))
+
+
+def images(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+    return root
+
+
+@pytest.mark.parametrize("source", ["folder", "shards"])
+def test_classes_that_differ_are_named(tmp_path, source):
+    """The same rule and the same words for folders and shards."""
+    train = images(tmp_path / "train", *(f"c{i}/{i}.png" for i in range(8)))
+    fewer = images(tmp_path / "fewer", "c1/1.png", "c0/0.png", "dog/2.png", "c7/7.png")
+    if source == "shards":
+        write_shards(train, tmp_path / "shards")
+        write_shards(fewer, tmp_path / "fewer_shards")
+        train, fewer = tmp_path / "shards", tmp_path / "fewer_shards"
+    words = rf"validation images in {fewer} must have the classes of {train}, in their order: "
+    with pytest.raises(ConfigError, match=words + "it lacks c2, c3, c4, c5 and 1 more and it has dog besides$"):
+        probe(source, train, fewer)
+    probe(source, train, train)
+
+
+def test_shards_of_others_beside_ours_are_refused_by_their_classes(tmp_path):
+    folder = images(tmp_path / "images", "cat/1.png", "dog/2.png", "dog/3.png")
+    for name in ("ours", "theirs"):
+        write_shards(folder, tmp_path / name)
+    for name in ("index.npy", "manifest.json"):
+        (tmp_path / "theirs" / name).unlink()
+    with pytest.raises(ConfigError, match="it lacks cat, dog and it has 0, 1 besides"):
+        probe("shards", tmp_path / "ours", tmp_path / "theirs")
+    probe("shards", tmp_path / "theirs", tmp_path / "theirs")
+
+
+def test_images_without_classes_are_refused_in_the_words_of_their_source(tmp_path):
+    classes = images(tmp_path / "train", "cat/1.png", "dog/2.png")
+    flat = images(tmp_path / "val", "ILSVRC2012_val_1.png", "cat/2.png")
+    with pytest.raises(
+        ConfigError, match=r"data\.val_root asks for kNN, which needs class sub-folders .*torch/imagenet"
+    ):
+        probe("folder", classes, flat)
+    with pytest.raises(ConfigError, match=r"needs class sub-folders .* in .*val; .*1\.png lies in no class folder"):
+        probe("folder", flat, classes)
+    write_shards(flat, tmp_path / "shards")
+    with pytest.raises(ConfigError, match=r"needs a KEY\.cls with the number of its class beside every image"):
+        probe("shards", tmp_path / "shards", tmp_path / "shards")
+
+
+@pytest.mark.parametrize("size", [7, 16, 28])
+def test_images_are_shown_as_dino_shows_them(size):
+    """The shorter side at 8/7 of the size, then the central square: Pillow's own resampling, longhand."""
+
+    class One(ImageSource):
+        labels = torch.tensor([0])
+
+        def path(self, index):
+            raise NotImplementedError
+
+        def _open(self, index):
+            return picture
+
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize(
+        (84, 60), Image.Resampling.BICUBIC
+    )
+    side = {7: 8, 16: 18, 28: 32}[size]
+    want = picture.resize((int(84 * side / 60), side), Image.Resampling.BICUBIC)
+    left, top = round((want.width - size) / 2), round((want.height - size) / 2)
+    want = np.asarray(want.crop((left, top, left + size, top + size))).astype(int)
+    shown, readable = _Centred(One(), size)[0]
+    assert readable
+    assert np.abs(shown.permute(1, 2, 0).numpy() - want).max() <= 2

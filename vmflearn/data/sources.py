@@ -3,6 +3,7 @@
 The order of a folder's files and the numbers of its classes are those that timm's own scripts see.
 """
 
+import errno
 import hashlib
 import os
 from collections import defaultdict
@@ -161,5 +162,15 @@ def existing_folder(root: str | Path, what: str, holds: str) -> Path:
     root = Path(root).expanduser()
     if not root.is_dir():
         problem = "is a file, not a folder" if root.exists() else "does not exist"
+        if root.is_symlink() and not root.exists():
+            problem = f"is a link that leads {'back to itself' if _loops(root) else 'nowhere'}"
         raise FileNotFoundError(f"the {what} {root} {problem}; give a folder that holds {holds}")
     return root
+
+
+def _loops(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False

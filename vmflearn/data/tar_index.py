@@ -102,7 +102,9 @@ def _members(path: Path, skipped: Skipped) -> tuple[list[_Member], str]:
     try:
         with tarfile.open(path, "r:") as tar, path.open("rb") as raw:
             try:
-                found.extend(member for member in tar if member.offset_data + member.size <= size or member.islnk())
+                for member in tar:  # the last one may be cut off, which the next step says
+                    if member.offset_data + member.size <= size or member.islnk() or member.sparse is not None:
+                        found.append(member)
                 problem = _end(raw, tar.offset, size)
             except tarfile.ReadError as error:
                 problem = f"is truncated ({error})"

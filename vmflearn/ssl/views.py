@@ -39,7 +39,7 @@ def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], se
     Parameters
     ----------
     images
-        (batch, 3, height, width) uint8, or floating point in [0, 1], whose range is checked, which waits for the device.
+        (batch, 3, height, width) uint8, or floating point in [0, 1], whose range is checked (it waits for the device).
     indices
         (batch,) positions of the images in the data set, on the CPU if the device is not to be waited for.
     crops
