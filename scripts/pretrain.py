@@ -11,8 +11,8 @@ says how long the run takes, and with ``--images`` it needs no data:
     python scripts/pretrain.py --config scripts/configs/imagenet_vit_small16_dino_vmf.yaml --dry-run \
         --images 1281167 --devices 8 --throughput 8000
 
-``--init-from FILE`` starts from a published checkpoint, from another run's, or from a backbone alone, and prints what
-was restored and what starts afresh.
+``--init-from FILE`` starts from a published checkpoint, from another run's (or its folder: the newest that can be
+read), or from a backbone alone, and prints what was restored and what starts afresh.
 
 Any setting of the configuration can be given as ``--section.key=value``. The same command continues a run that was
 stopped or killed. Ctrl-C saves and exits with 130. ``torchrun --max-restarts N`` starts all processes again from the
@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="a YAML file, see scripts/configs (default: the built-in settings)")
     parser.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/NAME of the configuration)")
     parser.add_argument(
-        "--init-from", metavar="FILE", help="start from these weights: DINO's, iBOT's, MSN's or a run's"
+        "--init-from", metavar="FILE", help="start from these weights: DINO's, iBOT's, MSN's or a run's (or its folder)"
     )
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="trace N steps into RUN_DIR/profile")
     plan = parser.add_argument_group("dry run")

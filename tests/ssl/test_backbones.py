@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -86,6 +87,36 @@ def test_other_networks_give_pooled_features():
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, network.num_features)
 
 
+@pytest.mark.parametrize(("name", "width"), [("mobilenetv3_small_050", 1024), ("vgg11", 4096), ("ghostnet_050", 1280)])
+def test_the_width_is_that_of_what_comes_out(name, width):
+    """timm's own num_features are those before the last layers: 288, 512 and 480."""
+    with torch.device("meta"):
+        network = create_backbone(name).eval()
+        assert network(torch.zeros(1, 3, 64, 64)).shape == (1, width)
+    assert network.num_features == width
+
+
+def test_options_of_timm_are_kept_and_may_be_overridden():
+    assert create_backbone("vit_tiny_patch16_224", **SMALL).timm_options == SMALL | {"dynamic_img_size": True}
+    assert create_backbone("resnet10t").timm_options == {}
+    vit = create_backbone("vit_tiny_patch16_224", dynamic_img_size=False, **SMALL)
+    assert vit.timm_options["dynamic_img_size"] is False
+    with pytest.raises(AssertionError, match="doesn't match model"):
+        vit(torch.zeros(1, 3, 16, 16))
+    with pytest.raises(TypeError, match="dynamic_img_size"):  # asked for by the caller, and not had
+        create_backbone("resnet10t", dynamic_img_size=True)
+
+
+def test_the_weights_are_those_that_timm_draws():
+    """What is tried first to learn a network's options draws no number."""
+    for name, options in (("resnet10t", {}), ("vit_tiny_patch16_224", SMALL | {"dynamic_img_size": True})):
+        torch.manual_seed(0)
+        ours = create_backbone(name, **options).state_dict()
+        torch.manual_seed(0)
+        timms = timm.create_model(name, num_classes=0, **options).state_dict()
+        assert all(torch.equal(ours[key], timms[key]) for key in timms)
+
+
 def test_an_unknown_name_is_answered_with_close_ones():
     with pytest.raises(
         ValueError, match=r"no backbone named 'vit_smal_patch16_224': did you mean .*vit_small_patch16_224"
@@ -122,6 +153,38 @@ def test_attention_is_that_of_the_last_block(vit):
         key = tokens @ weight[dim : 2 * dim][part].T + bias[dim : 2 * dim][part]
         attention = torch.softmax(torch.einsum("bd,bnd->bn", query, key) / 4, dim=1)
         torch.testing.assert_close(maps[:, head].flatten(1), attention[:, 1:], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "grid"),
+    [
+        ("deit_tiny_distilled_patch16_224", SMALL, (2, 4)),  # two tokens before the patches
+        ("vit_tiny_r_s16_p8_224", {"img_size": 64, "embed_dim": 48, "depth": 1, "num_heads": 3}, (2, 4)),
+    ],
+)
+def test_attention_of_transformers_with_other_tokens(name, options, grid):
+    network = create_backbone(name, **options)
+    side = 8 if name.startswith("deit") else 32
+    maps = attention_maps(network, torch.randn(2, 3, side * grid[0], side * grid[1]))
+    assert maps.shape == (2, 3, *grid)
+    assert (maps.sum(dim=(2, 3)) < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("eva02_tiny_patch14_224", SMALL, "need a Vision Transformer with a class token, got Eva"),  # turns q and k
+        ("beit_base_patch16_224", SMALL, "got Beit"),  # adds a bias
+        ("cait_xxs24_224", SMALL, "got Cait"),
+        ("swin_tiny_patch4_window7_224", {"img_size": 32, "window_size": 2}, "got SwinTransformer"),
+        ("vit_base_patch16_18x2_224", SMALL | {"depth": 1}, "a ParallelThingsBlock, attends in another way"),
+    ],
+)
+def test_attention_of_another_kind_is_refused(name, options, said):
+    with torch.device("meta"):
+        network = create_backbone(name, **options)
+    with pytest.raises(ValueError, match=said):
+        attention_maps(network, torch.zeros(1, 3, 32, 32, device="meta"))
 
 
 def test_attention_needs_a_class_token():
@@ -168,6 +231,9 @@ def test_compiled_blocks_share_programs_and_compute_the_same():
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
-def test_only_transformers_have_blocks_to_compile():
-    with pytest.raises(ValueError, match="got ResNet"):
-        compile_blocks(create_backbone("resnet18"))
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mixer_s32_224"])
+def test_only_transformers_have_blocks_to_compile(name):
+    with torch.device("meta"):
+        network = create_backbone(name)
+    with pytest.raises(ValueError, match=f"got {type(network).__name__}"):
+        compile_blocks(network)

@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def msn_content(prefix="module."):
     }
 
 
-def longhand_vit(state, images, offset=0.1):
+def longhand_vit(state, images, offset=0.1, n_heads=HEADS):
     """DINO's forward pass in float64, attention with its matrix: all tokens after the final norm."""
     s = {name: tensor.double() for name, tensor in state.items()}
     batch, images = len(images), images.double()
@@ -166,8 +167,8 @@ def longhand_vit(state, images, offset=0.1):
     for i in range(depth):
         q, k, v = linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn.qkv").split(DIM, dim=-1)
         heads = []
-        for part in torch.arange(DIM).chunk(HEADS):
-            matrix = torch.softmax(q[..., part] @ k[..., part].mT / math.sqrt(DIM / HEADS), dim=-1)
+        for part in torch.arange(DIM).chunk(n_heads):
+            matrix = torch.softmax(q[..., part] @ k[..., part].mT / math.sqrt(DIM / n_heads), dim=-1)
             heads.append(matrix @ v[..., part])
         x = x + linear(torch.cat(heads, dim=-1), f"blocks.{i}.attn.proj")
         inner = linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1")
@@ -305,11 +306,18 @@ def test_what_is_not_asked_for_is_not_read_into_memory(tmp_path):
     assert held["optimizer"]["state"][0]["exp_avg"].sum() == 2**24
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone."])
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("prefix", "nested"),
+    [
+        *[(prefix, "") for prefix in ("", "module.", "backbone.", "module.backbone.")],
+        *[(prefix, "") for prefix in ("_orig_mod.", "_orig_mod.module.", "module._orig_mod.backbone._orig_mod.")],
+        *[("", "state_dict"), ("module.", "model")],
+    ],
+)
 def test_a_backbone_alone(tmp_path, prefix, nested):
     state = {prefix + name: tensor for name, tensor in vit_state().items()}
-    backbone, head = load_published(save({"state_dict": state} if nested else state, tmp_path / "pretrain.pth"))
+    content = {nested: state, "epoch": 3} if nested else state
+    backbone, head = load_published(save(content, tmp_path / "pretrain.pth"), num_heads=HEADS)
     assert head is None
     assert_is(backbone, vit_state())
 
@@ -317,8 +325,92 @@ def test_a_backbone_alone(tmp_path, prefix, nested):
 @pytest.mark.parametrize(("depth", "grid", "channels"), [(1, 5, 1), (3, 7, 4)])
 def test_the_architecture_is_read_off_the_shapes(tmp_path, depth, grid, channels):
     state = vit_state(depth=depth, grid=grid, channels=channels)
-    backbone, _ = load_published(save(state, tmp_path / "pretrain.pth"))
+    backbone, _ = load_published(save(state, tmp_path / "pretrain.pth"), num_heads=HEADS)
     assert_is(backbone, state, [(grid * PATCH, grid * PATCH), (12, 28)])
+
+
+@pytest.mark.parametrize("n_heads", [1, 4, 16])
+def test_another_number_of_heads_is_as_said(tmp_path, n_heads):
+    """Shapes are the same with any number of heads: it must be said, and then the features are those of it."""
+    path, x = save(vit_state(), tmp_path / "pretrain.pth"), images(24, 24)
+    backbone, _ = load_published(path, num_heads=n_heads)
+    expected = longhand_vit(vit_state(), x, n_heads=n_heads)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.double().forward_features(x.double()), expected, atol=1e-12, rtol=0)
+    assert (expected - longhand_vit(vit_state(), x)).abs().max() > 1e-2
+
+
+def test_a_width_that_is_no_multiple_of_64_needs_the_heads(tmp_path):
+    state = create_backbone("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=48, depth=1, num_heads=3)
+    path = save(state.state_dict(), tmp_path / "pretrain.pth")
+    assert "pos_embed has width 48" in refusal(path)
+    assert "else say num_heads" in refusal(path)
+    x = images(16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(load_published(path, num_heads=3)[0](x), state.eval()(x))
+    assert "num_heads=5 does not divide the width 48" in refusal(path, num_heads=5)
+    assert "num_heads=0 does not divide" in refusal(path, num_heads=0)
+
+
+def without_args():
+    content = dino_content()
+    del content["args"]
+    return content
+
+
+@pytest.mark.parametrize(
+    "content", [vit_state(), {"state_dict": vit_state()}, without_args()], ids=["flat", "nested", "two"]
+)
+def test_heads_that_nothing_tells_are_assumed_with_a_warning(tmp_path, content):
+    path = save(content, tmp_path / "pretrain.pth")
+    with pytest.warns(
+        UserWarning, match=r"does not tell the number of attention heads: 2 heads of 64 .* say num_heads=2"
+    ):
+        assert_is(load_published(path)[0], vit_state())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_published(path, num_heads=2)
+
+
+@pytest.mark.parametrize("name", ["dino", "msn", "dino_deitsmall16_pretrain.pth"])
+def test_files_that_tell_whose_they_are_need_no_warning_and_hold_to_it(tmp_path, name):
+    content = {"dino": dino_content, "msn": msn_content}.get(name, vit_state)()
+    path = save(content, tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_published(path)[0].blocks[0].attn.num_heads == HEADS
+    assert "num_heads=4, and the file's network has 2" in refusal(path, num_heads=4)
+
+
+def test_an_architecture_of_another_name_tells_no_heads(tmp_path):
+    content = dino_content()
+    content["args"].arch = "vit_small_with_twelve_heads"
+    with pytest.warns(UserWarning, match="does not tell"):
+        load_published(save(content, tmp_path / "checkpoint.pth"))
+
+
+def test_compiled_parts_of_a_network(tmp_path):
+    """torch.compile puts its prefix where it was called, which may be inside."""
+    state = {name.replace("blocks.1.", "blocks.1._orig_mod."): tensor for name, tensor in vit_state().items()}
+    assert_is(load_published(save(state, tmp_path / "pretrain.pth"), num_heads=HEADS)[0], vit_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_last_layer_without_weight_norm(tmp_path, dtype):
+    """Logits are those of the plain product; a zero row stays one."""
+    content, plain = dino_content(), torch.randn(10, 8, generator=torch.Generator().manual_seed(3)).to(dtype)
+    plain[4] = 0
+    teacher = content["teacher"]
+    for kind in "gv":
+        del teacher[f"head.last_layer.weight_{kind}"]
+    teacher["head.last_layer.weight"] = plain
+    _, head = load_published(save(content, tmp_path / "checkpoint.pth"))
+    features = images(3, DIM)[:, 0].double()
+    expected = longhand_bottleneck(head_state(1), features) @ plain.double().T / 0.1
+    torch.testing.assert_close(head.double()(features, 0.1), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(head.prototypes.magnitudes.float(), plain.float().norm(dim=1))
+    teacher |= {"head.last_layer.weight_g": torch.ones(10, 1), "head.last_layer.weight_v": plain}
+    assert "unexpected: head.last_layer.weight" in refusal(save(content, tmp_path / "both.pth"))
 
 
 def test_the_other_spellings_of_the_head(tmp_path):
@@ -412,6 +504,8 @@ def test_an_own_checkpoint(run, which):
     assert loaded.keys() == saved.keys()
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
     assert backbone.blocks[0].attn.num_heads == 4  # from the configuration: no shape tells it
+    load_published(path, which, num_heads=4)
+    assert "num_heads=2, and the file's network has 4" in refusal(path, num_heads=2)
     assert head.prototypes.normalization == "vmf"
     assert load_published(path, which, "none")[1].prototypes.normalization == "none"
 
@@ -453,10 +547,10 @@ def test_an_own_backbone_resizes_positions_as_it_was_trained(tmp_path, rule):
 
 def test_double_precision_is_kept(tmp_path):
     state = {name: tensor.double() + 1e-12 for name, tensor in vit_state().items()}
-    backbone, _ = load_published(save(state, tmp_path / "pretrain.pth"))
+    backbone, _ = load_published(save(state, tmp_path / "pretrain.pth"), num_heads=HEADS)
     assert torch.equal(backbone.norm.weight, state["norm.weight"])
     half = {name: tensor.half() for name, tensor in vit_state().items()}
-    backbone, _ = load_published(save(half, tmp_path / "pretrain.pth"))
+    backbone, _ = load_published(save(half, tmp_path / "pretrain.pth"), num_heads=HEADS)
     assert backbone.norm.weight.dtype == torch.float32
     assert torch.equal(backbone.norm.weight, half["norm.weight"].float())
 
@@ -539,6 +633,19 @@ def test_another_architecture_is_an_error(tmp_path, change, said):
     assert re.search(said, refusal(save(vit_state() | change, tmp_path / "pretrain.pth")))
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_an_error(tmp_path, dtype):
+    """Weights in eight bits are numbers of steps, and those of which size is not among them."""
+    state = vit_state() | {"blocks.0.mlp.fc1.weight": torch.ones(4 * DIM, DIM, dtype=dtype)}
+    message = refusal(save(state, tmp_path / "pretrain.pth"))
+    assert f"of another kind: blocks.0.mlp.fc1.weight {dtype} instead of torch.float32" in message
+
+
+def test_heads_are_for_transformers(tmp_path):
+    path = save(create_backbone("resnet18").state_dict(), tmp_path / "resnet.pth")
+    assert "num_heads=6 is for Vision Transformers, and the file holds a ResNet" in refusal(path, num_heads=6)
+
+
 def test_a_resnet_of_another_kind_is_an_error(tmp_path):
     state = torchvision.models.resnet18().state_dict()
     message = refusal(save(state, tmp_path / "resnet.pth"))
@@ -600,6 +707,10 @@ def test_an_exported_backbone_needs_its_description(run, tmp_path):
     path = tmp_path / "backbone.safetensors"
     path.write_bytes((run / "backbone.safetensors").read_bytes())
     assert "backbone.json, which tells the architecture, is not beside it" in refusal(path)
+    (tmp_path / "config.json").write_text('{"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}')
+    assert "mis-shaped: " in refusal(path)  # timm's description, of the whole network
+    (tmp_path / "config.json").write_text("[]")
+    assert "config.json beside it does not tell the architecture" in refusal(path)
     (tmp_path / "backbone.json").write_text('{"backbone": "vit_tiny_patch16_224"}')
     assert "does not tell the architecture ('options')" in refusal(path)
     about = json.loads((run / "backbone.json").read_text())

@@ -104,6 +104,12 @@ def test_under_autocast_the_residual_stream_keeps_its_type():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters())
 
 
-def test_another_network_is_refused():
-    with pytest.raises(ValueError, match=r"plain blocks; this ResNet is not such a one: use 'sample'"):
-        SubsetBlock.adopt(create_backbone("resnet18"))
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("resnet18", "ResNet"), ("eva02_tiny_patch14_224", "Eva"), ("vit_base_patch16_18x2_224", "VisionTransformer")],
+)
+def test_another_network_is_refused(name, kind):
+    with torch.device("meta"):
+        network = create_backbone(name)
+    with pytest.raises(ValueError, match=rf"plain blocks; this {kind} is not such a one: use 'sample'"):
+        SubsetBlock.adopt(network)

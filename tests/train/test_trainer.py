@@ -76,6 +76,7 @@ def finished(tmp_path_factory):
 def test_a_run_folder_holds_what_it_should(finished):
     found = {path.name for path in finished.run_dir.iterdir()}
     assert found == {
+        "backbone",
         "backbone.json",
         "backbone.safetensors",
         "checkpoints",

@@ -1,11 +1,13 @@
+import argparse
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from vmflearn.train import ConfigError, load_config, pretrain
+from vmflearn.train import ConfigError, checkpoint, load_config, pretrain
 from vmflearn.train.checkpoint import load_newest
 from vmflearn.train.records import read_metrics
 from vmflearn.train.state import State
@@ -149,6 +151,132 @@ def test_another_backbone_is_named_and_nothing_is_changed(run, tmp_path):
     assert equal(state.student, before)
     with pytest.raises(ConfigError, match=r"run.init_from: path=.*there is no such file"):
         start_from(fresh(), tmp_path / "nowhere.pth")
+
+
+# -------------------------------------------------------------------------------- what no shape of a tensor tells
+
+TWO_HEADS = "model.options={img_size: 16, patch_size: 8, embed_dim: 64, depth: 1, num_heads: 2}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([TWO_HEADS], r"blocks.0.attn.num_heads is 1 in the file and 2 here.*\(model.options.num_heads: 1 -> 2\)"),
+        (
+            ["model.options.act_layer=relu"],
+            r"blocks.0.mlp.act is GELU in the file and ReLU here.*act_layer: \(absent\) -> relu",
+        ),
+    ],
+)
+@pytest.mark.parametrize("file", ["checkpoints", "backbone.safetensors", "backbone/model.safetensors"])
+def test_an_own_file_with_other_settings_is_refused(run, file, changes, said):
+    state = fresh("head.normalization=none", *changes)
+    before = {name: tensor.clone() for name, tensor in state.student.state_dict().items()}
+    with pytest.raises(ConfigError, match=said):
+        start_from(state, run / file)
+    assert equal(state.student, before)
+
+
+def test_drop_rates_may_change(run):
+    state = fresh("head.normalization=none", "model.drop_path=0.3", "model.stochastic_depth=subset")
+    assert "  restored: backbones of student and teacher" in start_from(state, newest(run))
+    state = fresh("head.normalization=none", "model.options.proj_drop_rate=0.1")
+    assert "  restored: backbones of student and teacher" in start_from(state, newest(run))
+
+
+def test_another_rule_for_positions_is_said(run, saved):
+    state = fresh("head.normalization=none", "model.position_interpolation=dino")
+    lines = start_from(state, newest(run))
+    assert equal(state.student, saved["student"])
+    assert any(line.startswith("  changed: model.position_interpolation=dino, the file's is timm:") for line in lines)
+
+
+def as_flat(saved):
+    return {n.removeprefix("backbone."): t for n, t in saved["teacher"].items() if n.startswith("backbone.")}
+
+
+def test_a_foreign_file_gets_the_heads_of_the_configuration(saved, tmp_path):
+    torch.save(as_flat(saved), tmp_path / "pretrain.pth")
+    state = fresh(TWO_HEADS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lines = start_from(state, tmp_path / "pretrain.pth")
+    assert equal(state.student.backbone, as_flat(saved))
+    assert "  unknown: the file does not tell the heads of attention; 2 as model.options say" in lines
+    lines = start_from(fresh(TWO_HEADS.replace("}", ", act_layer: relu}")), tmp_path / "pretrain.pth")
+    assert any(line.startswith("  unknown: blocks.0.mlp.act is ReLU as model.options say, GELU in") for line in lines)
+
+
+def test_a_foreign_file_that_tells_its_heads_is_held_to_them(saved, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(as_dino(saved, args=argparse.Namespace(arch="vit_tiny")), path)
+    assert not [line for line in start_from(fresh(), path) if "heads" in line]
+    with pytest.raises(ConfigError, match="num_heads=2, and the file's network has 1"):
+        start_from(fresh(TWO_HEADS), path)
+
+
+# ------------------------------------------------------------------------------------------- the folder of a run
+
+
+def folder_of(saved, tmp_path, *steps):
+    inside = tmp_path / "run" / "checkpoints"
+    for step in steps:
+        content = {
+            **saved,
+            "step": step,
+            "student": {n: t + step if "bias" in n else t for n, t in saved["student"].items()},
+        }
+        checkpoint.save_checkpoint(inside, step, content)
+    return tmp_path / "run"
+
+
+def test_a_runs_folder_stands_for_its_newest_checkpoint(saved, tmp_path):
+    folder = folder_of(saved, tmp_path, 9, 10)
+    for given in (folder, folder / "checkpoints"):
+        state = fresh("head.normalization=none")
+        lines = start_from(state, given)
+        assert (
+            lines[0] == f"starting from {folder / 'checkpoints' / 'step-00000010.pt'}, the newest checkpoint of {given}"
+        )
+        assert torch.equal(state.student.backbone.norm.bias, saved["student"]["backbone.norm.bias"] + 10)
+        assert torch.equal(state.teacher.backbone.norm.bias, saved["teacher"]["backbone.norm.bias"])
+    (folder / "checkpoints" / "best.pt").touch()
+    assert start_from(fresh("head.normalization=none"), folder)[0].endswith("; its best.pt is another choice, by name")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(saved, tmp_path, damage):
+    folder = folder_of(saved, tmp_path, 9, 10)
+    path = folder / "checkpoints" / "step-00000010.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[:-3000]
+    else:  # in the middle of a tensor: PyTorch reads it without complaint
+        raw = saved["teacher"]["backbone.pos_embed"].numpy().tobytes()
+        content[content.index(raw) + 2] ^= 64
+    path.write_bytes(content)
+    state = fresh("head.normalization=none")
+    lines = start_from(state, folder)
+    assert "step-00000009.pt" in lines[0]
+    assert lines[1].startswith(f"  passed over: path={path} ")
+    assert torch.equal(state.student.backbone.norm.bias, saved["student"]["backbone.norm.bias"] + 9)
+    assert path.exists()
+    with pytest.raises(ConfigError, match=r"its digest differs" if damage == "changed" else "cannot be read"):
+        start_from(state, path)
+    (folder / "checkpoints" / "step-00000009.pt").unlink()
+    with pytest.raises(ConfigError, match=r"none of the checkpoints in .* can be read: path="):
+        start_from(state, folder)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"run.init_from: path=.* is a directory without checkpoints \(step-\*.pt\)"):
+        start_from(fresh(), tmp_path)
+
+
+def test_an_exported_folder_gives_its_backbone(run, saved):
+    state = fresh()
+    assert start_from(state, run / "backbone")[0] == f"starting from {run / 'backbone' / 'model.safetensors'}"
+    assert equal(state.student.backbone, as_flat(saved))
 
 
 def test_the_command_says_what_it_restores_and_resumes_without_it(run, tmp_path):

@@ -69,7 +69,7 @@ def _transformer_of(tensors: Mapping[str, Tensor], position_interpolation: str, 
         raise ValueError(f"pos_embed has {n_tokens} rows; expected one for the class token and a square of patches")
     if num_heads is None and dim % HEAD_DIM:
         raise ValueError(
-            f"pos_embed has width {dim}; published ones have a multiple of {HEAD_DIM}: say num_heads for another"
+            f"pos_embed has width {dim}; published transformers have a multiple of {HEAD_DIM}: else say num_heads"
         )
     num_heads = dim // HEAD_DIM if num_heads is None else num_heads
     if num_heads < 1 or dim % num_heads:

@@ -8,6 +8,7 @@ down.
 import contextlib
 import difflib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -49,9 +50,10 @@ def create_backbone(
     Raises
     ------
     ValueError
-        If timm knows no such network, the network gives no single vector, the Vision Transformer gives no class token,
-        a rate of stochastic depth is given and the network has none, or ``position_interpolation`` is unknown or not
-        for this network. What timm itself raises for options that do not fit comes through.
+        If timm knows no such network, ``checkpoint_path`` is no file, the network gives no single vector, the Vision
+        Transformer gives no class token, a rate of stochastic depth is given and the network has none, or
+        ``position_interpolation`` is unknown or not for this network. What timm itself raises for options that do not
+        fit comes through.
     """
     if position_interpolation not in POSITION_INTERPOLATIONS:
         raise ValueError(
@@ -65,6 +67,9 @@ def create_backbone(
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
         raise ValueError(f"timm has no backbone named {name!r}: {hint}")
+    weights = timm_kwargs.get("checkpoint_path")
+    if weights and not Path(str(weights)).is_file():  # timm's own error says nothing
+        raise ValueError(f"checkpoint_path={weights}: there is no such file")
     backbone = _create(name, drop_path_rate, timm_kwargs)
     if isinstance(backbone, VisionTransformer) and backbone.global_pool != "token":
         raise ValueError(

@@ -20,11 +20,13 @@ DROPS = (nn.modules.dropout._DropoutNd, DropPath, PatchDropout)
 SAME: Mapping[type, type] = {PublishedVisionTransformer: VisionTransformer, SubsetBlock: Block}
 """Layers that are others in training, or whose difference is a setting of its own."""
 
-NO_MATTER = {"training", "fused_attn", "momentum", "grad_checkpointing", "dynamic_img_size", "strict_img_size"}
-"""Attributes that change nothing of the features of an image that both networks take."""
-
 POSITIONS = "position_interpolation"
 """The one setting that changes nothing of images of the network's own size: how positions come to others."""
+
+NO_MATTER = {"training", "fused_attn", "momentum", "grad_checkpointing", "dynamic_img_size", "strict_img_size"} | {
+    "position_offset"  # POSITIONS tells it
+}
+"""Attributes that change nothing of the features of an image that both networks take."""
 
 
 def untold_differences(theirs: nn.Module, ours: nn.Module) -> list[tuple[str, Any, Any]]:
@@ -63,7 +65,7 @@ def _settings(network: nn.Module) -> dict[str, Any]:
                 kind = kind.removeprefix("Sync").removesuffix("2d")
             settings[name or "network"] = kind
         for key, value in vars(layer).items():
-            if key.startswith("_") or key in NO_MATTER or key == "position_offset":  # POSITIONS tells it
+            if key.startswith("_") or key in NO_MATTER or "drop" in key:
                 continue
             if callable(value):
                 value = getattr(value, "__name__", None)

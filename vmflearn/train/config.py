@@ -159,8 +159,8 @@ class RunConfig:
     compile: bool = False
     """Compile attention, MLP and norms of the backbone's blocks; it takes minutes, and pays on GPUs if anywhere."""
     init_from: str | None = None
-    """Weights to start from: a published checkpoint, one of a run, or an exported backbone (the command's
-    ``--init-from``). What does not fit starts afresh, and is named."""
+    """Weights to start from: a published checkpoint, one of a run, a run's folder (its newest), or an exported backbone
+    (the command's ``--init-from``). What does not fit starts afresh, and is named."""
     log_every: Count = 10
     """Steps between two lines of metrics.jsonl; the last step of an epoch always has one."""
     save_every: Count = 1

@@ -123,7 +123,7 @@ def _backbone_operations(backbone: nn.Module, size: int) -> tuple[float, float, 
     if tokens is None:
         parameter = next(vit.parameters())
         image = torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device)
-        # With gradients: PyTorch's counter fails without them where a layer's input is a parameter (CaiT's class token).
+        # With gradients: the counter fails without them where a layer takes a parameter as input (CaiT's class token).
         with evaluation_mode(vit), torch.enable_grad(), FlopCounterMode(display=False) as counter:
             vit(image)
         return counter.get_total_flops(), 2.0 * counter.get_total_flops(), 0.0

@@ -59,7 +59,8 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False, profil
     config : Config
     run_dir : path
         Made if it is missing. Holds config.yaml, environment.json, metrics.jsonl, timing.jsonl, TensorBoard events,
-        checkpoints/ and, at the end, the teacher's backbone.safetensors with backbone.json.
+        checkpoints/ and, at the end, the teacher's backbone.safetensors with backbone.json, and as a folder for timm,
+        backbone/.
     quiet : bool
         Say nothing.
     profile : int
