@@ -323,6 +323,47 @@ def test_exponentials_over_a_wide_range(dtype):
     np.testing.assert_allclose(log_likelihood, nats.max(axis=0), rtol=4 * rounding)
 
 
+# ---- row weights have no scale ----
+
+POWERS = [-1074, -1000, -160, 130, 1000]  # into the denormal numbers, those of float32 too, and near the largest
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    "chosen", [{"init": "random", "assignment": "soft"}, {"assignment": "hard", "concentration": "tied"}]
+)
+def test_only_ratios_of_row_weights_matter(planted, dtype, power, chosen):
+    """To the last bit, for powers of two; shrinkage is a weight, and goes along."""
+    X = planted([0.5, 0.5], [[1, 0, 0], [0, 1, 1]], [20.0, 5.0], 60)[0].astype(dtype)
+    weight, unit = np.random.default_rng(0).integers(1, 9, size=60).astype(float), 2.0**power
+    settings = {"random_state": 3, "tol": 1e-4, "empty": "reseed", "max_iter": 500, **chosen}
+    for shrinkage in (0.0, 4.0):
+        one = VonMisesFisherMixture(2, shrinkage=shrinkage, **settings).fit(X, sample_weight=weight)
+        two = VonMisesFisherMixture(2, shrinkage=shrinkage * unit, **settings).fit(X, sample_weight=weight * unit)
+        assert (one.concentrations_ > 1).all()
+        for name in ("weights_", "means_", "concentrations_"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+        assert two.log_likelihoods_ == [objective * unit for objective in one.log_likelihoods_]
+        assert (one.converged_, one.n_iter_) == (two.converged_, two.n_iter_)
+
+
+@pytest.mark.parametrize("largest", [1e-300, 1e-45, 1e38, 1e155, 1e308])
+def test_equal_weights_of_any_size_are_no_weights(largest):
+    X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    plain = VonMisesFisherMixture(2, random_state=0, tol=1e-4).fit(X)
+    found = VonMisesFisherMixture(2, random_state=0, tol=1e-4).fit(X, sample_weight=np.full(40, largest))
+    np.testing.assert_allclose(found.concentrations_, plain.concentrations_, rtol=1e-4)
+    np.testing.assert_allclose(found.means_, plain.means_, atol=1e-5)
+
+
+def test_shrinkage_beside_next_to_no_weight_is_all_there_is():
+    X = np.random.default_rng(0).normal(size=(40, 3)) + 1
+    mixture = VonMisesFisherMixture(1, shrinkage=1.0).fit(X, sample_weight=np.full(40, 1e-320))
+    assert 0 <= mixture.concentrations_[0] < 1e-150
+    assert np.isfinite(mixture.log_likelihoods_).all()
+
+
 # ---- the edge of the data ----
 
 

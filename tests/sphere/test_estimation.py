@@ -84,7 +84,7 @@ def test_weights_are_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = torch.arange(50) % 4
     weights = counts.double()
     repeated = VonMisesFisher.fit(x.repeat_interleave(counts, dim=0))
-    for scale in (1.0, 1e-3):
+    for scale in (1.0, 1e-3, 1e-305, 2.0**-1070, 1e307):  # three of these have a sum out of range
         weighted = VonMisesFisher.fit(x, weights * scale)
         torch.testing.assert_close(weighted.loc, repeated.loc, rtol=1e-13, atol=1e-14)
         torch.testing.assert_close(weighted.concentration, repeated.concentration, rtol=1e-12, atol=0)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from vmflearn.sphere import VonMisesFisherMixture, initialization
+from vmflearn.sphere.arguments import as_tensor
 from vmflearn.sphere.em import Data, Model
 from vmflearn.sphere.initialization import first_parameters, parameters_from_directions, plus_plus_seeds
-from vmflearn.sphere.rows import as_tensor, dense_rows
+from vmflearn.sphere.rows import dense_rows
 
 
 def data_from(X, weights=None):

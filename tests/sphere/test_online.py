@@ -54,6 +54,22 @@ def test_weights_within_a_batch_are_repetitions():
     np.testing.assert_allclose(one.concentrations_, two.concentrations_, rtol=1e-10)
 
 
+@pytest.mark.parametrize("power", [-1060, 1010])
+def test_weights_of_a_stream_count_beside_each_other_and_shrinkage_alone(power):
+    """A(kappa) = |R| / (1 + m / weight of all rows seen), R the running mean of the batches' means; one component."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(20, 3)) + np.array([2.0, 0, 0])
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    weight, unit = np.r_[np.full(10, 1.0), np.full(10, 16.0)], 2.0**power
+    for scale in (1.0, unit):
+        mixture = VonMisesFisherMixture(1, shrinkage=34 * scale, learning_decay=1.0, learning_offset=0.0)
+        for half in (slice(0, 10), slice(10, 20)):
+            mixture.partial_fit(X[half], sample_weight=weight[half] * scale)
+        length = np.linalg.norm((X[:10].mean(axis=0) + X[10:].mean(axis=0)) / 2) / (1 + 34 / 170)
+        kappa = mixture.concentrations_[0]
+        assert 1 / np.tanh(kappa) - 1 / kappa == pytest.approx(length, rel=1e-12)
+
+
 def test_two_components_by_hand():
     """Hard assignment on the circle: masses and resultants blended with gamma_2 = (2 + 1)^-1."""
     first = np.array([[1.0, 0], [0.8, 0.6], [0, 1.0]])

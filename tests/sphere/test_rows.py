@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vmflearn.sphere import VonMisesFisherMixture
-from vmflearn.sphere.rows import as_tensor, dense_rows
+from vmflearn.sphere.arguments import as_tensor
+from vmflearn.sphere.rows import dense_rows
 
 CPU = torch.device("cpu")
 

@@ -90,7 +90,7 @@ def test_a_small_loss_of_large_logits_keeps_its_digits(chunk_size):
     """[300, 290, 0] twice: the loss is 0.0005, though log-sum-exp and <q, s> are 300 each."""
     s = torch.tensor([300.0, 290.0, 0.0], dtype=torch.float64)
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
-        for dtype, rel in ((torch.float64, 2e-13), (torch.float32, 6e-5)):  # 1 + exp(-10) is rounded
+        for dtype, rel in ((torch.float64, 4e-13), (torch.float32, 6e-5)):  # 1 + exp(-10) is rounded
             layer, q = on_axes(s[order], 1, dtype), torch.softmax(s[order], dim=0).to(dtype)
             above = math.log1p(math.exp(-10) + math.exp(-300))  # the log-sum-exp, less 300
             expected = sum(p * (above + 300 - x) for p, x in zip(q.tolist(), s[order].tolist(), strict=True))

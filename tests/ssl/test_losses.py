@@ -70,7 +70,7 @@ def test_a_small_loss_of_large_logits_keeps_its_digits():
     s = torch.tensor([[[300.0, 290.0, 0.0]]] * 2, dtype=torch.float64)
     q = torch.softmax(s, dim=-1)
     assert exact(s, q) == pytest.approx(4.99378e-4, rel=1e-6)
-    for dtype, rel in ((torch.float64, 2e-13), (torch.float32, 6e-5)):  # 1 + exp(-10) is rounded
+    for dtype, rel in ((torch.float64, 4e-13), (torch.float32, 6e-5)):  # 1 + exp(-10) is rounded
         assert dino_loss(s.to(dtype), q.to(dtype)).item() == pytest.approx(exact(s, q.to(dtype)), rel=rel, abs=0)
 
 

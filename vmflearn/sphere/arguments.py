@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -23,11 +24,18 @@ def check_dim(dim: int) -> int:
     return int(dim)
 
 
-def as_real_tensor(value: Real, name: str) -> Tensor:
-    """Return a floating-point tensor: tensors as they are, anything else (float, list, array) as float64."""
+def as_real_tensor(value: Real, name: str, keep: bool = False) -> Tensor:
+    """Return a floating-point tensor: tensors as they are, anything else (float, list, array) as float64.
+
+    With ``keep`` an array of floating-point numbers keeps its precision, which tells how far rounding may have gone.
+    """
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(np.asarray(value, dtype=np.float64))
+            array = np.asarray(value)
+            if array.dtype.kind == "c":
+                raise TypeError("complex")
+            narrow = keep and array.dtype.kind == "f" and array.dtype.itemsize < 8
+            value = as_tensor(array if narrow else array.astype(np.float64, copy=False))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} must be a real number, an array or a tensor, got {value!r}") from error
     if not value.is_floating_point():
@@ -35,6 +43,16 @@ def as_real_tensor(value: Real, name: str) -> Tensor:
             f"{name} must have a floating-point dtype, got {value.dtype}; convert it with .to(torch.float64)"
         )
     return value
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """View an array as a tensor; copied only if its type, byte order or strides are unknown to torch."""
+    known = array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
+    if not known or not array.dtype.isnative or min(array.strides, default=0) < 0:
+        array = np.array(array, dtype=array.dtype.newbyteorder("=") if known else np.float64, order="C")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
 
 
 def as_concentration(kappa: Real, name: str = "kappa") -> Tensor:

@@ -16,7 +16,6 @@ values; inside ``torch.compile`` and ``vmap`` use the kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from numbers import Integral
 from typing import Any
@@ -28,6 +27,7 @@ from vmflearn.sphere import reference
 from vmflearn.sphere.arguments import Real, as_concentration, as_order, as_real_tensor, check_dim, first_offender
 from vmflearn.sphere.expansion import gamma_root
 from vmflearn.sphere.expansion import log_normalizer_at_zero as _log_normalizer_at_zero
+from vmflearn.sphere.flat import anywhere, flat_from
 from vmflearn.sphere.kernels import evaluate, in_chunks, log_hypergeometric_kernel, quantity
 
 __all__ = [
@@ -43,14 +43,6 @@ __all__ = [
 ]
 
 METHODS = ("exact", "asymptotic", "scipy", "mpmath")
-# Above these the kernels' squares overflow, and the leading term in 1 / kappa is all that a float can hold.
-FLAT_SINGLE, FLAT_DOUBLE = 1e18, 1e150
-FLAT: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "log_h": lambda kappa, p: kappa,
-    "length": lambda kappa, p: torch.ones_like(kappa),
-    "complement": lambda kappa, p: (p - 1) / 2 / kappa,
-    "slope": lambda kappa, p: (p - 1) / 2 / kappa / kappa,
-}
 
 
 def log_normalizer(kappa: Real, dim: int, method: str = "exact", terms: int = 1) -> Tensor:
@@ -100,14 +92,12 @@ def log_normalizer(kappa: Real, dim: int, method: str = "exact", terms: int = 1)
 
 
 def _evaluate(kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
-    """Call the kernel, and its limit where kappa is beyond what the kernel can square."""
+    """Call the kernel, and where kappa is beyond what the kernel can square, its limit."""
     if kappa.element_size() < 4:
         return _evaluate(kappa.float(), dim, name).to(kappa.dtype)
-    flat = FLAT_DOUBLE if kappa.dtype == torch.float64 else FLAT_SINGLE
-    if kappa.numel() == 0 or bool(kappa.detach().max() <= flat):
+    if kappa.numel() == 0 or bool(kappa.detach().max() <= flat_from(kappa.dtype)):
         return quantity(kappa, dim, name)
-    limit = FLAT[name](kappa.clamp(min=flat), float(dim))
-    return torch.where(kappa > flat, limit, quantity(kappa.clamp(max=flat), dim, name))
+    return anywhere(kappa, dim, name)
 
 
 def log_normalizer_at_zero(dim: int) -> float:
@@ -251,7 +241,7 @@ class _Inverse(torch.autograd.Function):
 
 def _solve(r: Tensor, q: Tensor, dim: int) -> Tensor:
     """Newton's iteration for A(kappa) = r = 1 - q, in float64, without a data-dependent number of steps."""
-    flat = q < 1 / FLAT_DOUBLE
+    flat = q < 1 / flat_from(torch.float64)
     kappa_flat = (dim - 1) / 2 / q  # the limit, and infinite at q = 0
     r, q = torch.where(flat, 0.5, r), torch.where(flat, 0.5, q)
     kappa = r * (dim - r * r) / (q * (1 + r))

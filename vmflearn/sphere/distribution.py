@@ -19,7 +19,7 @@ from vmflearn.sphere.arguments import Real, as_real_tensor, first_offender
 from vmflearn.sphere.constraints import check_unit_vectors, check_value, length_tolerance, unit_vector
 from vmflearn.sphere.estimation import maximum_likelihood
 from vmflearn.sphere.expansion import log_normalizer_at_zero
-from vmflearn.sphere.kernels import complement_kernel, excess_kernel, length_derivative_kernel, length_kernel
+from vmflearn.sphere.flat import anywhere, spread
 from vmflearn.sphere.reparameterization import pathwise
 from vmflearn.sphere.sampling import draw
 
@@ -29,7 +29,7 @@ class VonMisesFisher(Distribution):
 
     Parameters
     ----------
-    loc : Tensor (..., dim)
+    loc : Tensor or array (..., dim)
         Mean direction, of unit length (it is refused, not normalised, when it is not), dim >= 2.
     concentration : Tensor (...) or number
         Not negative; 0 is the uniform distribution, inf the point mass at ``loc``. Broadcast against the batch shape
@@ -65,7 +65,7 @@ class VonMisesFisher(Distribution):
     has_rsample = True
 
     def __init__(self, loc: Real, concentration: Real, validate_args: bool | None = None) -> None:
-        loc = as_real_tensor(loc, "loc")
+        loc = as_real_tensor(loc, "loc", keep=True)
         if loc.dim() < 1 or loc.shape[-1] < 2:
             raise ValueError(f"loc must have shape (..., dim) with dim at least 2, got shape {tuple(loc.shape)}")
         if isinstance(concentration, Tensor):
@@ -189,7 +189,7 @@ class VonMisesFisher(Distribution):
     def mean(self) -> Tensor:
         r"""Mean vector :math:`A_p(\kappa)\,\mu`, of shape (..., dim); it lies inside the sphere."""
         loc, kappa, infinite = self.working_parameters()
-        length = torch.where(infinite, 1.0, length_kernel(kappa, self.dim))
+        length = torch.where(infinite, 1.0, anywhere(kappa, self.dim, "length"))
         return (length.unsqueeze(-1) * loc).to(self.dtype)
 
     @property
@@ -203,8 +203,8 @@ class VonMisesFisher(Distribution):
         loc, kappa, infinite = self.working_parameters()
         positive = kappa > 0
         safe = torch.where(positive, kappa, 1.0)
-        along = torch.where(infinite, 0.0, length_derivative_kernel(kappa, self.dim))
-        across = torch.where(positive, length_kernel(safe, self.dim) / safe, 1 / self.dim)
+        along = torch.where(infinite, 0.0, anywhere(kappa, self.dim, "slope"))
+        across = torch.where(positive, anywhere(safe, self.dim, "length") / safe, 1 / self.dim)
         across = torch.where(infinite, 0.0, across)
         squared = loc**2
         return (along.unsqueeze(-1) * squared + across.unsqueeze(-1) * (1 - squared)).to(self.dtype)
@@ -226,7 +226,7 @@ class VonMisesFisher(Distribution):
             check_value(value, self.dim)
         loc, kappa, infinite = self.working_parameters()
         gap = ((value - loc) ** 2).sum(-1) / 2
-        finite = log_normalizer_at_zero(self.dim) + excess_kernel(kappa, self.dim) - kappa * gap
+        finite = log_normalizer_at_zero(self.dim) + anywhere(kappa, self.dim, "excess") - kappa * gap
         result = torch.promote_types(value.dtype, self.dtype)
         at_loc = 2 * gap <= length_tolerance(torch.promote_types(value.dtype, self.loc.dtype)) ** 2
         return torch.where(infinite, torch.where(at_loc, torch.inf, -torch.inf), finite).to(result)
@@ -254,5 +254,5 @@ class VonMisesFisher(Distribution):
     def entropy(self) -> Tensor:
         r"""Differential entropy :math:`-\log C_p(\kappa) - \kappa A_p(\kappa) = -\log C_p(0) - E + \kappa(1 - A)`."""
         _, kappa, infinite = self.working_parameters()
-        spread = kappa * complement_kernel(kappa, self.dim) - excess_kernel(kappa, self.dim)
-        return torch.where(infinite, -torch.inf, spread - log_normalizer_at_zero(self.dim)).to(self.dtype)
+        below = spread(kappa, self.dim) - anywhere(kappa, self.dim, "excess")
+        return torch.where(infinite, -torch.inf, below - log_normalizer_at_zero(self.dim)).to(self.dtype)

@@ -5,7 +5,9 @@ r"""Kullback-Leibler divergences on the sphere, registered with ``torch.distribu
       = \int_{\kappa_p}^{\kappa_q} (\kappa_q - t)\,A'(t)\,dt .
 
 Neither term is negative. The three parts of D nearly cancel where the concentrations are nearly equal or both small:
-there D is the integral, by a Gauss-Legendre rule. The uniform distribution is concentration 0.
+there D is the integral, by a Gauss-Legendre rule. The uniform distribution is concentration 0. Where concentrations
+have no squares (`vmflearn.sphere.flat`), :math:`A' = (p-1)/2t^2` and so, with :math:`x = (\kappa_q-\kappa_p)/\kappa_p`,
+:math:`D = \tfrac{p-1}2[x - \log(1 + x)]`.
 """
 
 from __future__ import annotations
@@ -20,14 +22,9 @@ from torch.distributions.utils import broadcast_all
 
 from vmflearn.sphere.constraints import length_tolerance
 from vmflearn.sphere.distribution import VonMisesFisher
+from vmflearn.sphere.flat import anywhere, flat_from
 from vmflearn.sphere.hyperspherical_uniform import HypersphericalUniform
-from vmflearn.sphere.kernels import (
-    complement_kernel,
-    excess_kernel,
-    length_derivative_kernel,
-    length_kernel,
-    log_hypergeometric_kernel,
-)
+from vmflearn.sphere.kernels import length_derivative_kernel
 
 # The nearest singularity of A', a zero of the Bessel function, is three half-widths of the interval away at least:
 # the error of the rule falls by the factor (3 + sqrt 8)^2 = 34 with each node.
@@ -46,13 +43,18 @@ def bregman_divergence(kappa_p: Tensor, kappa_q: Tensor, dim: int) -> Tensor:
     step = kappa_q - kappa_p
     larger = torch.maximum(kappa_p, kappa_q)
     close = step.abs() <= torch.clamp(larger / 2, min=dim / 4)
-    short = torch.where(close, step, 0.0)
-    total = torch.zeros_like(kappa_p)
+    far = torch.minimum(kappa_p, kappa_q) > flat_from(larger.dtype) / 2
+    short, start = (torch.where(close & ~far, x, 0.0) for x in (step, kappa_p))
+    share = torch.where(far, step / torch.where(far, kappa_p, 1.0), 0.0)  # from -1 on, without bound
+    little = torch.where(close, share, 0.0)
+    total, far_total = torch.zeros_like(kappa_p), torch.zeros_like(kappa_p)
     for node, weight in _rule():
-        total = total + weight * length_derivative_kernel(kappa_p + node * short, dim)
-    integral = short * (short * total)
-    peaks = excess_kernel(kappa_p, dim) - excess_kernel(kappa_q, dim)
-    return torch.where(close, integral, peaks + step * complement_kernel(kappa_p, dim))
+        total = total + weight * length_derivative_kernel(start + node * short, dim)
+        far_total = far_total + weight * (little / (1 + node * little)) ** 2
+    peaks = anywhere(kappa_p, dim, "excess") - anywhere(kappa_q, dim, "excess")
+    near = torch.where(close, short * (short * total), peaks + step * anywhere(kappa_p, dim, "complement"))
+    far_away = torch.where(close, far_total, share - torch.log1p(share))
+    return torch.where(far, (dim - 1) / 2 * far_away, near)
 
 
 @register_kl(VonMisesFisher, VonMisesFisher)
@@ -63,7 +65,7 @@ def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
     loc_q, kappa_q, infinite_q = q.working_parameters()
     kappa_p, kappa_q, infinite_p, infinite_q = broadcast_all(kappa_p, kappa_q, infinite_p, infinite_q)
     gap = ((loc_p - loc_q) ** 2).sum(-1) / 2
-    divergence = bregman_divergence(kappa_p, kappa_q, p.dim) + kappa_q * length_kernel(kappa_p, p.dim) * gap
+    divergence = bregman_divergence(kappa_p, kappa_q, p.dim) + kappa_q * anywhere(kappa_p, p.dim, "length") * gap
     tolerance = length_tolerance(torch.promote_types(p.loc.dtype, q.loc.dtype))
     same = infinite_p & infinite_q & (2 * gap <= tolerance**2)
     divergence = torch.where(infinite_p | infinite_q, torch.where(same, 0.0, torch.inf), divergence)
@@ -84,7 +86,7 @@ def _kl_uniform_vmf(p: HypersphericalUniform, q: VonMisesFisher) -> Tensor:
     r""":math:`\log H(\kappa) = D(0, \kappa)`: the mean of x is zero."""
     _check_dims(p.dim, q.dim)
     _, kappa, infinite = q.working_parameters()
-    divergence = torch.where(infinite, torch.inf, log_hypergeometric_kernel(kappa, q.dim))
+    divergence = torch.where(infinite, torch.inf, anywhere(kappa, q.dim, "log_h"))
     return _broadcast_to_batch(divergence.to(q.dtype), p)
 
 

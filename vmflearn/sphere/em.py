@@ -59,15 +59,22 @@ _BITS = 1 / math.log(2)
 # Responsibilities below 2^-90 (float32) or 2^-900 of the largest are zero: the exponential, and products with what it
 # gives, are many times slower where its values are denormal.
 _LOWEST_BITS = {torch.float32: -90.0, torch.float64: -900.0}
+# Concentrations under this many pseudo-observations for each row are zero to any purpose.
+_LARGEST_SHRINKAGE = 1e200
 
 
 class Data(NamedTuple):
-    """The rows of this process and their weights; the totals are those of all processes."""
+    """The rows of this process and their weights; totals and scale are those of all processes.
+
+    Weights are in units of ``scale``, a power of two for which the largest lies in [1, 2): sums and products of weights
+    near either end of the range of float64, or of float32, would leave it.
+    """
 
     rows: DenseRows | SparseRows
     weights: Tensor  # (n,) float64, >= 0, where the rows are
     total_weight: float
     n_rows: int  # of positive weight
+    scale: float = 1.0  # the user's weights are these times the scale
 
 
 class Model(NamedTuple):
@@ -75,7 +82,7 @@ class Model(NamedTuple):
 
     concentration: str  # "free" | "tied"
     assignment: str  # "soft" | "hard"
-    shrinkage: float  # pseudo-observations of zero resultant for each component
+    shrinkage: float  # weight of pseudo-observations of zero resultant for each component, in the unit of the rows'
     floor: float  # smallest 1 - A_p(kappa), see `complement_floor`
 
 
@@ -92,6 +99,11 @@ class Statistics(NamedTuple):
 
     masses: Tensor  # (K,)          W_k
     resultants: Tensor  # (K, dim)  R_k
+
+
+def shrinkage_per_unit(shrinkage: float, unit: float) -> float:
+    """Pseudo-observations in a unit of weight; bounded, so that beside next to no weight they still have a ratio."""
+    return min(float(shrinkage), _LARGEST_SHRINKAGE * unit) / unit if unit < math.inf else 0.0
 
 
 def complement_floor(dtype: torch.dtype) -> float:

@@ -26,7 +26,7 @@ ROUNDING = 16 * torch.finfo(torch.float64).eps
 @torch.no_grad()
 def maximum_likelihood(data: Real, weights: Real | None = None) -> tuple[Tensor, Tensor]:
     """Estimate mean direction and concentration; documented at `VonMisesFisher.fit`."""
-    data = as_real_tensor(data, "X").detach()
+    data = as_real_tensor(data, "X", keep=True).detach()
     if data.dim() < 2 or data.shape[-1] < 2 or data.shape[-2] < 1:
         raise ValueError(f"X must have shape (..., n, dim), n at least 1, dim at least 2, got {tuple(data.shape)}")
     check_unit_vectors(data, "X", row=True)
@@ -81,6 +81,8 @@ def _checked_weights(weights: Real | None, data: Tensor) -> Tensor:
     valid = (weights >= 0) & torch.isfinite(weights)
     if not bool(valid.all()):
         raise ValueError(f"weights must be finite and not negative, got {first_offender(weights, valid)}")
-    if not bool((weights.sum(-1) > 0).all()):
+    largest = weights.amax(-1, keepdim=True)
+    if not bool((largest > 0).all()):
         raise ValueError("weights must not all be zero; at least one row must count")
-    return weights
+    # By a power of two near the largest: their sum stays in the range, and not a bit of an ordinary weight changes.
+    return weights / (largest / (2 * torch.frexp(largest).mantissa))

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.std import tqdm
 
 from vmflearn.distributed import all_or_none, rank
+from vmflearn.sphere.arguments import as_tensor
 from vmflearn.sphere.bessel import log_normalizer_at_zero
 from vmflearn.sphere.em import (
     Data,
@@ -27,6 +28,7 @@ from vmflearn.sphere.em import (
     exponentials_,
     logits_in_chunks,
     m_step,
+    shrinkage_per_unit,
 )
 from vmflearn.sphere.fitting import Fit, reseed, run_em
 from vmflearn.sphere.initialization import first_parameters
@@ -240,9 +242,10 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
                     best = fit
         assert best is not None
         self._keep(best.parameters, per_unit_weight(best.statistics, data.total_weight))
-        self.log_likelihoods_, self.converged_ = best.objectives, best.converged
+        self.log_likelihoods_ = [objective * data.scale for objective in best.objectives]
+        self.converged_ = best.converged
         self.n_iter_ = len(self.log_likelihoods_) - 1
-        self.n_steps_, self._weight_seen = 1, data.total_weight
+        self.n_steps_, self._weight_seen = 1, data.total_weight * data.scale
         warn_about_convergence(self)
         warn_about_components(self, data, model)
         return self
@@ -295,8 +298,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         statistics = batch if first else blend(self._statistics, batch, gamma)
         if self.empty == "reseed":
             statistics, _ = reseed(data, statistics, parameters, model, int(self.chunk_size))
-        self._weight_seen = data.total_weight + (0.0 if first else self._weight_seen)
-        shrunk = model._replace(shrinkage=model.shrinkage / self._weight_seen)
+        self._weight_seen = data.total_weight * data.scale + (0.0 if first else self._weight_seen)
+        shrunk = model._replace(shrinkage=shrinkage_per_unit(self.shrinkage, self._weight_seen))
         self._keep(m_step(statistics, parameters.means, shrunk), statistics)
         self.n_steps_ = step
         return self
@@ -363,7 +366,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         check_count("n_samples", n_samples)
         random = check_random_state(self.random_state)
         labels = np.repeat(np.arange(len(self.weights_)), random.multinomial(n_samples, self.weights_))
-        means, concentrations = torch.from_numpy(self.means_), torch.from_numpy(self.concentrations_)
+        _, means, concentrations = self._parameters()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(random.randint(2**31)))
             rows = VonMisesFisher(means[labels], concentrations[labels]).sample()
@@ -373,7 +376,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
 
     def _model(self, data: Data) -> Model:
         floor = complement_floor(data.rows.dtype)
-        return Model(self.concentration, self.assignment, float(self.shrinkage), floor)
+        return Model(self.concentration, self.assignment, shrinkage_per_unit(self.shrinkage, data.scale), floor)
 
     def _keep(self, parameters: Parameters, statistics: Statistics) -> None:
         self.weights_, self.means_, self.concentrations_ = (p.numpy() for p in parameters)
@@ -382,7 +385,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
     # ---- the fitted mixture ----
 
     def _parameters(self) -> Parameters:
-        return Parameters(*(torch.from_numpy(p) for p in (self.weights_, self.means_, self.concentrations_)))
+        return Parameters(*(as_tensor(p) for p in (self.weights_, self.means_, self.concentrations_)))
 
     def _row_log_likelihoods(self, X: ArrayLike) -> tuple[np.ndarray, int]:
         """Log-density of each row, (n,), zero for rows of zeros, and the number of the other rows."""

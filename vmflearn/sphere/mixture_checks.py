@@ -18,8 +18,9 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
 
 from vmflearn.distributed import all_or_none, gather_rows, sum_over_processes
+from vmflearn.sphere.arguments import as_tensor
 from vmflearn.sphere.em import Data
-from vmflearn.sphere.rows import DenseRows, as_tensor, dense_rows
+from vmflearn.sphere.rows import DenseRows, dense_rows
 from vmflearn.sphere.sparse_rows import SparseRows, sparse_rows
 
 
@@ -108,6 +109,9 @@ def data_of(estimator: Any, X: Any, sample_weight: ArrayLike | None, first: bool
 
     rows, weights = all_or_none(local)
     check_agreement(estimator, rows, first)
+    largest = float(gather_rows(torch.tensor([weights.max(initial=0.0)], dtype=torch.float64)).max())
+    scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+    weights /= scale  # by a power of two: not a bit of an ordinary weight changes
     count, total = sum_over_processes(
         torch.tensor([float((weights > 0).sum()), float(weights.sum())], dtype=torch.float64)
     ).tolist()
@@ -116,7 +120,7 @@ def data_of(estimator: Any, X: Any, sample_weight: ArrayLike | None, first: bool
             f"n_samples={int(count)} rows with a direction and positive weight for "
             f"n_components={estimator.n_components}: give more rows or lower n_components"
         )
-    return Data(rows, torch.from_numpy(weights).to(rows.device), total, int(count))
+    return Data(rows, torch.from_numpy(weights).to(rows.device), total, int(count), scale)
 
 
 def row_weights(is_zero: np.ndarray, sample_weight: ArrayLike | None) -> np.ndarray:

@@ -10,7 +10,6 @@ Two classes with the same methods: `DenseRows` here (arrays, memory maps, tensor
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -116,16 +115,6 @@ def scale_in_two_steps(x: Tensor) -> Tensor:
     """Rows (n, dim) of float64 divided by their length: squares of 1e200 or 1e-200 would leave the range."""
     x = x / x.abs().amax(dim=1, keepdim=True)
     return x / x.norm(dim=1, keepdim=True)
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    """View an array as a tensor; copied only if its type, byte order or strides are unknown to torch."""
-    known = array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
-    if not known or not array.dtype.isnative or min(array.strides, default=0) < 0:
-        array = np.array(array, dtype=array.dtype.newbyteorder("=") if known else np.float64, order="C")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return torch.from_numpy(array)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
