@@ -14,9 +14,9 @@ from pybtex.database import parse_file
 KINDS = {"fig": "Figure {}", "eq": "({})", "ex": "Exercise {}"}
 HEADING = re.compile(r"^\(([\w-]+)\)=\s*\n+#+ +(.+)$", re.M)
 LABEL = re.compile(
-    r"^[`:]{3,}\{(?P<directive>math|exercise|exercise-start|prf:\w+)\}[^\n]*\n"
-    r"(?::(?!label)[^\n]*\n)*:label: (?P<name>[\w-]+)"
-    r"|^\$\$ *\((?P<equation>[\w-]+)\)",
+    r"^[ \t]*[`:]{3,}\{(?P<directive>math|exercise|exercise-start|prf:\w+)\}[^\n]*\n"
+    r"(?:[ \t]*:(?!label)[^\n]*\n)*[ \t]*:label: (?P<name>[\w-]+)"
+    r"|^[ \t]*\$\$ *\((?P<equation>[\w-]+)\)",
     re.M,
 )
 
@@ -63,9 +63,9 @@ def citations(bibliography: Path) -> dict[str, tuple[str, str]]:
     found = {}
     for key, entry in parse_file(str(bibliography), bib_format="bibtex").entries.items():
         names = [
-            re.sub(r"[{}]", "", " ".join(person.rich_last_names[0].render_as("text").split()))
+            re.sub(r"[{}]", "", " ".join(str(person.rich_last_names[0]).split()))
             for person in entry.persons["author"]
         ]
-        authors = names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
-        found[key] = (authors, entry.fields["year"])
+        more = len(names) > 2 or names[-1] == "others"  # BibTeX's own word
+        found[key] = (f"{names[0]} et al." if more else " and ".join(names), entry.fields["year"])
     return found

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
+from textwrap import indent
 
 from chapters import MACROS
 
-FENCE = re.compile(r"^(?P<mark>`{3,}|:{3,})\{(?P<name>[\w:-]+)\}[ \t]*(?P<argument>.*)$")
+FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|:{3,})\{(?P<name>[\w:-]+)\}[ \t]*(?P<argument>.*)$")
 TOKEN = re.compile(  # code in a block, a role, code in a line: whichever begins first
-    r"^(?P<lead>(?:> )*)(?P<fence>`{3,}).*?^(?P=lead)(?P=fence)[ \t]*$"
+    r"^(?P<lead>(?:> |[ \t])*)(?P<fence>`{3,}).*?^(?P=lead)(?P=fence)[ \t]*$"
     r"|\{(?P<role>[a-z:]+)\}(?P<tick>`+)(?P<body>.+?)(?P=tick)"
     r"|(?P<quote>`+)[^`]+(?P=quote)",
     re.S | re.M,
 )
-TARGET = re.compile(r"^\([\w-]+\)=\s*$\n?", re.M)
-EQUATION_LABEL = re.compile(r"^\$\$[ \t]*\(([\w-]+)\)[ \t]*$", re.M)
+TARGET = re.compile(r"^[ \t]*\([\w-]+\)=\s*$\n?", re.M)
+EQUATION_LABEL = re.compile(r"^([ \t]*)\$\$[ \t]*\(([\w-]+)\)[ \t]*$", re.M)
 LOCAL_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\([\w./-]+\.(?:md|ipynb)(?:#[\w-]+)?\)")
 ADMONITIONS = {"note", "tip", "hint", "important", "warning", "caution", "attention", "danger", "seealso"}
 
@@ -31,7 +32,7 @@ class PlainText:
         return re.sub(r"\n{3,}", "\n\n", self.inline(self.blocks(text))).strip()
 
     def blocks(self, text: str) -> str:
-        """Rewrite every directive, the nested ones first."""
+        """Rewrite every directive, the nested ones first; one in a list keeps its indentation."""
         out: list[str] = []
         lines = text.split("\n")
         while lines:
@@ -39,8 +40,8 @@ class PlainText:
             fence = FENCE.match(line)
             if fence is None:
                 out.append(line)
-                if re.match(r"^`{3,}", line):  # a code block: nothing in it is a directive
-                    mark = re.match(r"^`+", line)[0]
+                if code := re.match(r"^[ \t]*(`{3,})", line):  # a code block: nothing in it is a directive
+                    mark = code[1]
                     while lines:
                         out.append(lines.pop(0))
                         if out[-1].strip() == mark:
@@ -49,12 +50,13 @@ class PlainText:
             end = next((i for i, inner in enumerate(lines) if inner.strip() == fence["mark"]), None)
             if end is None:
                 raise ValueError(f"the directive {line!r} is not closed")
-            body, lines = lines[:end], lines[end + 1 :]
+            body, lines = [inner.removeprefix(fence["indent"]) for inner in lines[:end]], lines[end + 1 :]
             options = {}
             while body and (option := re.match(r"^:([\w-]+):[ \t]*(.*)$", body[0])):
                 options[option[1]] = option[2]
                 body.pop(0)
-            out.append(self.directive(fence["name"], fence["argument"].strip(), options, "\n".join(body).strip()))
+            plain = self.directive(fence["name"], fence["argument"].strip(), options, "\n".join(body).strip())
+            out.append(indent(plain, fence["indent"]))
         return "\n".join(out)
 
     def directive(self, name: str, argument: str, options: dict[str, str], body: str) -> str:
@@ -89,7 +91,7 @@ class PlainText:
     def inline(self, text: str) -> str:
         """Rewrite labels, roles, local links and the book's own TeX commands; code stays as it is."""
         text = LOCAL_LINK.sub(r"\1", TARGET.sub("", text))
-        text = EQUATION_LABEL.sub(lambda m: f"\\tag{{{self.words[m[1]].strip('()')}}}\n$$", text)
+        text = EQUATION_LABEL.sub(lambda m: f"{m[1]}\\tag{{{self.words[m[2]].strip('()')}}}\n{m[1]}$$", text)
         out, position = [], 0
         for token in TOKEN.finditer(text):
             out.append(write_out_macros(text[position : token.start()]))

@@ -172,6 +172,8 @@ def test_overrides_win_and_keep_types(tmp_path):
         (f"optimizer.lr={400 * '9'}", ["optimizer.lr", "size at most 1,000,000", "(402 characters)"]),
         ("optimizer.lr=-1e300", ["optimizer.lr", "size at most 1,000,000"]),
         ("views.blur_sigma=[1, 1e300]", ["views.blur_sigma", "size at most 1,000,000", "'1e300'"]),
+        ("views.blur_sigma=[1e-30, 1]", ["views.blur_sigma", "rising positive", "1e-06 or more"]),
+        ("teacher.temp=1e-30", ["teacher.temp", "above 0 (1e-06 or more)", "1e-30"]),
         ("run.device=meta", ["run.device=meta cannot be used", "cuda:1"]),
         ("run.device=gpu\n0", [r"run.device=gpu\n0 cannot be used"]),
         ("head.out_dim=1000000000000", ["head.out_dim=1000000000000", "2.6e+14 weights", "more than any device"]),

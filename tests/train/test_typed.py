@@ -112,7 +112,7 @@ def test_truth_values_are_true_and_false(tmp_path):
     for text in ("yes", "no", "on", "off", "y", "1", "null", ""):
         with pytest.raises(ConfigError, match=rf"run\.compile must be true or false, not '{text}'"):
             load_config(None, [f"run.compile={text}"])
-        with pytest.raises(ConfigError, match=r"data\.cache must be one of auto, true, false, not"):
+        with pytest.raises(ConfigError, match=r"data\.cache must be one of auto, True, False, not"):
             load_config(None, [f"data.cache={text}"])
 
 

@@ -10,7 +10,6 @@ nothing; in quotes they are text.
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,8 @@ Count = Annotated[int, Limits("be at least 1", 1)]
 Several = Annotated[int, Limits("be at least 2", 2)]
 Amount = Annotated[float, Limits("be at least 0", 0)]
 Share = Annotated[float, Limits("lie in [0, 1]", 0, 1)]
-Temperature = Annotated[float, Limits("be above 0", math.ulp(0))]
+SMALLEST = 1e-6  # what is divided by must not vanish in float32, its square neither
+Temperature = Annotated[float, Limits(f"be above 0 ({SMALLEST} or more)", SMALLEST)]
 
 MOST_NUMBERS = 2**36  # of a head, or of one image's views: 256 GiB in float32, more than a device holds
 
@@ -269,8 +269,11 @@ def _check(config: Config) -> None:
     ):
         if not 0 < least <= most <= 1:
             raise ConfigError(f"{name} must be two rising shares of the area in (0, 1], not [{least}, {most}]")
-    if not 0 < config.views.blur_sigma[0] <= config.views.blur_sigma[1]:
-        raise ConfigError(f"views.blur_sigma must be two rising positive numbers, not {list(config.views.blur_sigma)}")
+    if not SMALLEST <= config.views.blur_sigma[0] <= config.views.blur_sigma[1]:
+        raise ConfigError(
+            f"views.blur_sigma must be two rising positive numbers ({SMALLEST} or more), not "
+            f"{list(config.views.blur_sigma)}"
+        )
     for name, epochs in (
         ("optimizer.warmup_epochs", config.optimizer.warmup_epochs),
         ("teacher.temp_warmup_epochs", config.teacher.temp_warmup_epochs),

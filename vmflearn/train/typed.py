@@ -130,7 +130,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         for argument in arguments:
             if argument == (truth(value) if isinstance(argument, bool) else value):
                 return argument
-        wanted = f"one of {', '.join(str(a).lower() if isinstance(a, bool) else a for a in arguments)}"
+        wanted = f"one of {', '.join(map(str, arguments))}"
     elif origin is tuple:
         if isinstance(value, list) and len(value) == len(arguments):
             return tuple(_convert(a, v, name) for a, v in zip(arguments, value, strict=True))
