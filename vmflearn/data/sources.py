@@ -4,6 +4,8 @@ A folder is searched by timm's reader, so that the order of files and the number
 scripts see.
 """
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +35,7 @@ class FolderImages(ImageSource):
 
         self.root = root
         reader = create_reader("", root=str(root), input_key=";".join(FILE_TYPES))
-        self._reader = reader
+        self._files = _Names(name for name, _ in reader.samples)
         names = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
         self.class_names = () if "" in names else tuple(names)
         classes = [label if self.class_names else -1 for _, label in reader.samples]
@@ -42,10 +44,23 @@ class FolderImages(ImageSource):
 
     def path(self, index: int) -> Path:
         """Path of an image."""
-        return self.root / self._reader.filename(index)
+        return Path(self._files[index])
 
     def _open(self, index: int) -> Image.Image:
         return Image.open(self.path(index))
+
+
+class _Names:
+    """Names of files, in two tensors: processes share these, where a list is copied for each worker of a loader."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._characters = torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8)
+        self._ends = torch.tensor([0, *map(len, encoded)]).cumsum(0)
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self._ends) - 1)[index]
+        return os.fsdecode(self._characters[self._ends[index] : self._ends[index + 1]].numpy().tobytes())
 
 
 def open_images(root: str | Path) -> FolderImages:
