@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from vmflearn.ssl import ProbabilityCentering
 from vmflearn.ssl.fused_loss import prototype_loss
@@ -71,9 +71,18 @@ def real_step(config, batch):
         return tensor
 
     mixed = torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bfloat16")
-    # PyTorch's counter has no entry for the product that adds in place.
-    in_place = {torch.ops.aten.addmm_: lambda _, a, b, **more: 2 * a[0] * a[1] * b[1]}
-    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    # PyTorch's counter has no entry for the product that adds in place, and in 2.11 none for the processor's
+    # attention.
+    missing = {
+        torch.ops.aten.addmm_: lambda _, a, b, **more: 2 * a[0] * a[1] * b[1],
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+            lambda q, k, v, *more, **options: sdpa_flop_count(q, k, v)
+        ),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda gradient, q, k, v, *more, **options: sdpa_backward_flop_count(gradient, q, k, v)
+        ),
+    }
+    with FlopCounterMode(display=False, custom_mapping=missing) as counter:
         with mixed, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             _, y = student.embed(crops)
         with torch.no_grad(), mixed:

@@ -30,7 +30,7 @@ def test_it_ends_where_logistic_regression_ends():
     judge = LogisticRegression(C=1e9, tol=1e-10, max_iter=10_000).fit(unit, labels)
     ours = torch.log_softmax(unit @ probe.weight.T + probe.bias, dim=1).detach().numpy()
     np.testing.assert_allclose(ours, judge.predict_log_proba(unit), atol=2e-3)
-    assert probe.accuracy(rows, labels) == judge.score(unit, labels)
+    assert probe.accuracy(rows, labels) == judge.score(unit.numpy(), labels.numpy())
     assert probe.accuracy(5 * rows, labels) == probe.accuracy(rows, labels), "only directions count"
 
 

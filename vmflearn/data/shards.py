@@ -43,12 +43,16 @@ class ShardImages(ImageSource):
     """The images of a set of shards, see `open_shards`."""
 
     def __init__(self, root: Path, manifest: dict[str, Any], index: NDArray[np.void]) -> None:
-        self.root, self._index = root, index
+        self.root, self._rows = root, torch.from_numpy(np.array(index).view(np.uint8))  # a tensor: workers share it
         self._shards = [root / shard["name"] for shard in manifest["shards"]]
         self.class_names = tuple(manifest["class_names"])
         self.labels = torch.from_numpy(index["label"].astype(np.int64))
         self._names = manifest.get("names", "")
         self.notes = [*manifest["notes"], *_changed(root, manifest)]
+
+    @property
+    def _index(self) -> NDArray[np.void]:
+        return self._rows.numpy().view(ENTRY)
 
     def path(self, index: int) -> Path:
         """The shard and the member in it."""

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +32,8 @@ class FolderImages(ImageSource):
     """
 
     def __init__(self, root: Path, paths: Sequence[str], notes: Sequence[str] = ()) -> None:
-        self.root, self._paths = root, paths
+        self.root, self._files = root, _Names(paths)
+        self._digest = hashlib.sha256(os.fsencode("\0".join(paths))).hexdigest()
         folders = [path.rpartition("/")[0] for path in paths]
         homes = defaultdict(list)  # the folders of each class
         for folder in dict.fromkeys(folders):
@@ -45,14 +46,27 @@ class FolderImages(ImageSource):
 
     def path(self, index: int) -> Path:
         """Path of an image."""
-        return self.root / self._paths[index]
+        return self.root / self._files[index]
 
     def names_digest(self) -> str:
         """Of the paths below the folder, see `ImageSource`."""
-        return hashlib.sha256(os.fsencode("\0".join(self._paths))).hexdigest()
+        return self._digest
 
     def _open(self, index: int) -> Image.Image:
         return Image.open(self.path(index))
+
+
+class _Names:
+    """Names of files, in two tensors: processes share these, where a list is copied for each worker of a loader."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._characters = torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8)
+        self._ends = torch.tensor([0, *map(len, encoded)]).cumsum(0)
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self._ends) - 1)[index]
+        return os.fsdecode(self._characters[self._ends[index] : self._ends[index + 1]].numpy().tobytes())
 
 
 def open_images(root: str | Path) -> FolderImages:

@@ -8,6 +8,7 @@ size, is added to their rows: the expectation is the same, and the share p of th
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -62,13 +63,13 @@ class SubsetBlock(Block):
         for block in blocks:
             block.__class__ = cls
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Tokens (n, tokens, dim) to the same shape."""
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, **more: Any) -> Tensor:
+        """Tokens (n, tokens, dim) to the same shape; ``more`` is what else timm's attention takes, by its version."""
         if not self.training or (attn_mask is not None and attn_mask.ndim > 2):  # a mask for each sample
-            return super().forward(x, attn_mask, is_causal)
+            return super().forward(x, attn_mask, **more)
 
         def attention(part: Tensor) -> Tensor:
-            return self.ls1(self.attn(self.norm1(part), attn_mask=attn_mask, is_causal=is_causal))
+            return self.ls1(self.attn(self.norm1(part), attn_mask=attn_mask, **more))
 
         x = add_to_subset(x, attention, _rate(self.drop_path1))
         return add_to_subset(x, lambda part: self.ls2(self.mlp(self.norm2(part))), _rate(self.drop_path2))

@@ -5,7 +5,6 @@ them on the training device (`vmflearn.ssl.views.multi_crop_canvases`).
 """
 
 import shutil
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vmflearn.data.decoding import ImageSource, UnreadableImage
+from vmflearn.train.workers import WorkerLoader
 
 MAX_UNREADABLE = 0.01
 """Share of images that may be unreadable; beyond it something is wrong with the data, and the run stops."""
@@ -46,7 +46,7 @@ class Batches(Protocol):
 
 def decode_batches(
     source: ImageSource, batches: Batches, *, max_side: int, workers: int, pin: bool = False
-) -> DataLoader:
+) -> WorkerLoader:
     """Decode batches, in their order, in worker processes (or in this one, with ``workers=0``).
 
     Workers live as long as the iteration, over all its epochs. With ``pin`` the canvases lie in pinned memory, which
@@ -54,16 +54,14 @@ def decode_batches(
 
     Returns
     -------
-    DataLoader of Canvases
+    WorkerLoader of Canvases
     """
-    return DataLoader(
+    return WorkerLoader(
         _Decoded(source, max_side),
+        workers=workers,
         batch_sampler=_Keys(batches),
-        num_workers=workers,
         pin_memory=pin,
         collate_fn=_same,
-        worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # or it would take its seed, which nothing here uses, from the model's stream
     )
 
 
@@ -147,13 +145,6 @@ class Unreadable:
 
 def _same(batch: Any) -> Any:
     return batch  # it is put together already
-
-
-def ignore_signals(worker: int) -> None:
-    """Let a loader's worker live on when its whole process group is asked to stop: the trainer saves first."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 @contextmanager

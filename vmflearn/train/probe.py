@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from vmflearn import distributed
 from vmflearn.data.decoding import ImageSource, UnreadableImage
 from vmflearn.data.photos import load_photos
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
 from vmflearn.evaluate.knn import knn_accuracy, knn_predict
-from vmflearn.train.canvases import ignore_signals
 from vmflearn.train.config import Config, ConfigError, DataConfig
 from vmflearn.train.loader import open_training, open_validation
+from vmflearn.train.workers import WorkerLoader
 
 CHUNK = 256
 """Images whose features are extracted between two looks at whether to go on."""
@@ -177,11 +177,8 @@ class _Labelled:
             for wanted in torch.from_numpy(mine).split(CHUNK):
                 yield self.images[wanted], torch.ones(len(wanted), dtype=torch.bool)
         else:
-            yield from DataLoader(
-                Subset(_Centred(self.images, size), mine.tolist()),
-                batch_size=CHUNK,
-                num_workers=self.workers,
-                worker_init_fn=ignore_signals,
+            yield from WorkerLoader(
+                _Centred(self.images, size), workers=self.workers, sampler=mine.tolist(), batch_size=CHUNK
             )
 
 
