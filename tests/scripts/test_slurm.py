@@ -162,7 +162,7 @@ def test_what_is_killed_on_one_of_two_nodes_is_started_again(cluster, folder):
     run.job.wait_for("CANCELLED")
     assert run.job.Restarts == "0"
     assert "2 process(es)" in run.job.text()
-    assert run.job.text().count("torchrun was lost") == 1
+    assert run.job.text().count("torchrun was killed on a node") == 1
     assert run.steps() == list(range(1, run.saved() + 1))
 
 
