@@ -1,93 +1,186 @@
-"""The batch job, with `srun` and `scontrol` played by two short scripts: there is no SLURM where the tests run.
+"""The batch job on a real SLURM: what clusters do to jobs, and what is left of the run afterwards.
 
-What is real: the job's own script, torchrun, two processes, the signal, the checkpoint, and the run that goes on.
+Nothing is played: two nodes on this machine run SLURM's daemons, jobs are submitted, signalled, cancelled, preempted
+and queued again by its commands, and the processes of the run talk over gloo. Only the waits are shortened: a job that
+was put back would wait two minutes, and a time limit is announced by hand with the signal that SLURM would send.
 """
 
 import os
+import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vmflearn.train.records import read_metrics
 
 ROOT = Path(__file__).parents[2]
-JOB = ROOT / "scripts" / "slurm" / "pretrain.sbatch"
-SRUN = '#!/usr/bin/env bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n'
-SCONTROL = '#!/usr/bin/env bash\nif [[ $1 == show ]]; then echo localhost; echo other; else echo "$@" >> "$TOLD"; fi\n'
+SCRIPT = "scripts/slurm/pretrain.sbatch"
+STEPS, LONG = 150, 100_000
+TINY = """
+name: tiny
+model:
+  backbone: vit_tiny_patch16_224
+  options: {{img_size: 16, patch_size: 8, embed_dim: 32, depth: 1, num_heads: 2}}
+views: {{global_size: 16, local_size: 8, n_local: 1}}
+head: {{out_dim: 32, hidden_dim: 32, bottleneck_dim: 16}}
+optimizer: {{batch_size: 8, warmup_epochs: 1}}
+data: {{source: folder, root: {images}}}
+run: {{epochs: 50000, log_every: 1, device: cpu}}
+"""
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """Environment of a job on one node of two processors."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    return {
-        **os.environ,
-        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "TOLD": str(tmp_path / "told"),
-        "SLURM_SUBMIT_DIR": str(ROOT),
-        "SLURM_JOB_ID": "4711",
-        "SLURM_JOB_NODELIST": "node[1-2]",
-        "SLURM_JOB_NUM_NODES": "1",
-        "SLURM_GPUS_ON_NODE": "2",
-        "RDZV_PORT": "0",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+class Run:
+    """A pretraining run as a batch job."""
+
+    def __init__(self, cluster, folder, *options, steps=STEPS, **variables):
+        given = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MIN_SECONDS": "0"}
+        arguments = [folder.parent / "tiny.yaml", f"--run.max_steps={steps}", f"--run-dir={folder}"]
+        options = ["--gpus-per-node=1", "--time=10", *options]
+        self.folder = folder
+        self.job = cluster.submit(*options, SCRIPT, *arguments, **{**given, **variables})
+
+    def steps(self):
+        """Steps in the records."""
+        return [line["step"] for line in read_metrics(self.folder / "metrics.jsonl")]
+
+    def reach(self, step):
+        """Wait until the records have reached a step; returns the one they have reached."""
+        end = time.monotonic() + 240
+        while not (self.steps() and self.steps()[-1] >= step):
+            assert self.job.JobState in ("PENDING", "RUNNING"), self.job.text()
+            assert time.monotonic() < end, self.job.text()
+            time.sleep(0.05)
+        return self.steps()[-1]
+
+    def saved(self):
+        """Step of the newest checkpoint."""
+        return int(max((self.folder / "checkpoints").glob("step-*.pt")).stem.removeprefix("step-"))
+
+    def continued(self):
+        """Steps at which the run says that it has gone on."""
+        return [int(step) for step in re.findall(r"continuing \S+ at step (\d+) of", self.job.text())]
+
+    def process(self, node, worker):
+        """Number of the torchrun of a node, or of the process that it has started."""
+        wanted = [b"SLURM_JOB_ID=%d" % self.job.number, b"SLURM_NODEID=%d" % node]
+        for found in Path("/proc").glob("[0-9]*"):
+            try:
+                variables, words = ((found / name).read_bytes().split(b"\0") for name in ("environ", "cmdline"))
+            except OSError:  # it has just ended
+                continue
+            script = b"scripts/pretrain.py" if worker else b"scripts/slurm/launch.py"
+            if set(wanted) <= set(variables) and script in words[1:3]:
+                return int(found.name)
+        raise AssertionError(f"not found on node {node}")
 
 
-def submit(environment, *arguments):
-    command = ["bash", str(JOB), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The images and the configuration of a very small run."""
+    folder, rng = tmp_path_factory.mktemp("runs"), np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(folder / "images" / f"{i:02}.png")
+    (folder / "tiny.yaml").write_text(TINY.format(images=folder / "images"))
+    return folder
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_a_job_whose_time_is_over_saves_goes_back_into_the_queue_and_continues(tmp_path, cluster):
-    run_dir = tmp_path / "run"
-    arguments = [
-        "scripts/configs/photos_vit_tiny_dino_vmf.yaml",
-        "--head.out_dim=64",
-        "--model.options={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
-        "--views.n_local=1",
-        "--run.log_every=1",
-        "--run.knn_every=0",
-        "--run-dir",
-        run_dir,
-    ]
-    job = submit(cluster, *arguments, "--run.max_steps=100000", "--run.epochs=5000")
-    while job.poll() is None and len(read_metrics(run_dir / "metrics.jsonl")) < 3:
-        time.sleep(0.1)
-    job.send_signal(signal.SIGUSR1)
-    out, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, out
-    assert "the same command continues from there" in out
-    assert Path(cluster["TOLD"]).read_text() == "requeue 4711\n"
-    reached = read_metrics(run_dir / "metrics.jsonl")[-1]["step"]
-    job = submit(cluster, *arguments, f"--run.max_steps={reached + 2}", "--run.epochs=5000")
-    out, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, out
-    assert f"continuing {run_dir} at step {reached} of {reached + 2}" in out
-    assert f"finished after {reached + 2} steps" in out
-    assert Path(cluster["TOLD"]).read_text() == "requeue 4711\n"  # a run that is finished stays out of the queue
+def test_time_is_over_and_another_job_on_the_node_goes_on(cluster, folder):
+    whole, run = (Run(cluster, folder / name, "--nodelist=node1") for name in ("whole", "stopped"))
+    run.reach(3)
+    step = cluster.run("scontrol", "show", "step", "-o", f"{run.job.number}.0")
+    assert "CPUs=64 Tasks=1" in step  # all that the job has asked for
+    run.job.signal("--batch", "--signal=USR1")
+    run.job.start_now()
+    stopped = run.saved()
+    assert run.steps()[-1] == stopped < STEPS  # nothing is lost
+    assert run.job.Restarts == "1"
+    assert "put back into the queue" in run.job.text()
+    for job in (whole.job, run.job):
+        job.wait_for("COMPLETED")
+        assert f"finished after {STEPS} steps" in job.text()
+        assert "Traceback" not in job.text()
+    assert run.continued() == [stopped]
+    metrics = [(one.folder / "metrics.jsonl").read_bytes() for one in (whole, run)]
+    assert metrics[0] == metrics[1]
+    assert not list(ROOT.glob("*.saved"))
 
 
-def test_a_job_that_fails_says_so_and_is_not_queued_again(tmp_path, cluster):
-    job = submit({**cluster, "MAX_RESTARTS": "0"}, "absent.yaml")
-    out, _ = job.communicate(timeout=120)
-    assert job.returncode != 0
-    assert "configuration absent.yaml cannot be read" in out
-    assert not Path(cluster["TOLD"]).exists()
+def test_a_job_is_queued_again_twice_and_then_cancelled(cluster, folder):
+    run = Run(cluster, folder / "cancelled", steps=LONG)
+    run.reach(8)
+    cluster.run("scontrol", "requeue", run.job.number)
+    run.job.start_now()
+    reached = run.steps()[-1]
+    run.reach(reached + 4)
+    (first,) = run.continued()
+    assert 0 < first <= reached
+    run.job.signal("--signal=USR1")  # reaches the run, and not the batch script
+    run.job.start_now()
+    stopped = run.saved()
+    assert run.steps()[-1] == stopped
+    run.reach(stopped + 1)
+    assert run.continued() == [first, stopped]
+    run.job.signal()
+    run.job.wait_for("CANCELLED")
+    assert run.steps()[-1] == run.saved() > stopped
+    assert "cancelled; the same command goes on" in run.job.text()
+    time.sleep(2)
+    assert run.job.JobState == "CANCELLED"
+    assert run.steps() == list(range(1, run.saved() + 1))
 
 
-def test_a_job_without_a_configuration_is_refused(cluster):
-    job = submit(cluster)
-    assert "usage: sbatch scripts/slurm/pretrain.sbatch CONFIG" in job.communicate(timeout=20)[0]
-    assert job.returncode == 2
+def test_a_preempted_job_makes_room_and_goes_on(cluster, folder):
+    run = Run(cluster, folder / "preempted", "--nodelist=node2")
+    run.reach(3)
+    other = cluster.submit("--partition=high", "--nodelist=node2", "--gpus-per-node=8", "--wrap=sleep 3")
+    run.job.start_now()
+    stopped = run.saved()
+    assert run.steps()[-1] == stopped
+    other.wait_for("COMPLETED")
+    run.job.wait_for("COMPLETED")
+    assert run.continued() == [stopped]
+    assert run.steps() == list(range(1, STEPS + 1))
+
+
+def test_what_is_killed_on_one_of_two_nodes_is_started_again(cluster, folder):
+    run = Run(cluster, folder / "lost", "--nodes=2", steps=LONG)
+    for times, worker in enumerate((True, False), start=1):
+        reached = run.reach(times * 6)
+        os.kill(run.process(node=1, worker=worker), signal.SIGKILL)
+        while len(run.continued()) < times:
+            assert run.job.wait_for("RUNNING")
+            time.sleep(0.1)
+        run.reach(reached + 1)
+    run.job.signal()
+    run.job.wait_for("CANCELLED")
+    assert run.job.Restarts == "0"
+    assert "2 process(es)" in run.job.text()
+    assert run.job.text().count("torchrun was killed on a node") == 1
+    assert run.steps() == list(range(1, run.saved() + 1))
+
+
+def test_what_fails_or_is_told_to_stop_at_once_is_not_queued_again(cluster, folder):
+    wrong = Run(cluster, folder / "wrong", steps="many", MAX_RESTARTS="0")
+    bare = Run(cluster, folder / "bare", PYTHON="/bin/false")
+    short = Run(cluster, folder / "short", steps=LONG, MIN_SECONDS="1000")
+    empty = cluster.submit(SCRIPT)
+    short.reach(1)
+    short.job.signal("--batch", "--signal=USR1")
+    for job, words in (
+        (wrong.job, "run.max_steps"),
+        (bare.job, "error: /bin/false has no PyTorch"),
+        (short.job, "told to stop within a minute"),
+        (empty, "usage: sbatch scripts/slurm/pretrain.sbatch CONFIG"),
+    ):
+        job.wait_for("FAILED")
+        assert job.Restarts == "0"
+        assert words in job.text()
+        assert "Traceback" not in job.text()
+    assert short.saved() == short.steps()[-1]

@@ -6,10 +6,12 @@ Shared by ``scripts/pretrain.py`` and ``scripts/ablation.py``.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
 from vmflearn.distributed import ElsewhereError
+from vmflearn.orphans import end_with_parent
 from vmflearn.rendezvous import fresh_store
 from vmflearn.train.canvases import DataError
 from vmflearn.train.checkpoint import CheckpointError
@@ -21,15 +23,22 @@ from vmflearn.train.stop import Interrupted
 def run_command(work: Callable[[], None]) -> int:
     """Do the work of a command, and say in one line on stderr what ended it early.
 
+    A process that torchrun has started ends when torchrun is gone. When the run has saved because it was asked to stop,
+    it makes the file that the environment variable ``VMFLEARN_SAVED`` names, if there is one.
+
     Returns
     -------
     int
         The exit status: 0 if all was done, 2 after an error that has a line of its own, 3 where another process was
         lost, 128 + n after signal n.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
     try:
         work()
     except Interrupted as stopped:
+        if stopped.saved and "VMFLEARN_SAVED" in os.environ:  # the batch job asks
+            Path(os.environ["VMFLEARN_SAVED"]).touch()
         if os.environ.get("RANK", "0") == "0":
             print(stopped, file=sys.stderr, flush=True)
         return 128 + stopped.signal

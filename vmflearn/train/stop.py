@@ -9,11 +9,14 @@ from vmflearn import distributed
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop, and lost nothing by it. ``signal`` is the signal's number (2 for Ctrl-C)."""
+    """A run that was asked to stop, and lost nothing by it.
 
-    def __init__(self, number: int, message: str):
+    ``signal`` is the signal's number (2 for Ctrl-C), ``saved`` whether the run has taken steps, and saved after them.
+    """
+
+    def __init__(self, number: int, message: str, *, saved: bool = False):
         super().__init__(message)
-        self.signal = number
+        self.signal, self.saved = number, saved
 
 
 class StopRequest:

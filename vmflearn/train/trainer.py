@@ -299,7 +299,8 @@ class _Training:
         self.writer.wait()
         # The others wait for the one that writes: a launcher that sees them end may end it too.
         distributed.max_over_processes(0)
-        raise Interrupted(number, f"stopped at step {self.state.step}; the same command continues from there")
+        message = f"stopped at step {self.state.step}; the same command continues from there"
+        raise Interrupted(number, message, saved=True)
 
 
 class _Embedding(nn.Module):
