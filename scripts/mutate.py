@@ -177,6 +177,7 @@ def _test(tree: Path, tests: Sequence[str]) -> None:
     """In the fork: run pytest on the copy, and end with its status."""
     status = NO_VERDICT
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         log = os.open(tree.with_name("log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for standard in (1, 2):
@@ -298,6 +299,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--again", action="store_true", help="also those that have a verdict")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
     settings = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does, with what it has started
     try:
         mutants = read_list(root / LIST)
         sound = {mutant.key(root): mutant for mutant in mutants if mutant.count(root) == 1}
@@ -348,9 +350,9 @@ def try_out(chosen: dict[str, Mutant], root: Path, *, again: bool, jobs: int) ->
                 importlib.import_module(module)
         gc.freeze()  # a fork need not go through all that again
 
-        def work(title: str, jobs: list[Job]) -> None:
-            with tqdm(total=len(jobs), desc=title, disable=None) as bar:
-                for found in run_all(jobs, trees, bar):
+        def work(title: str, todo: list[Job]) -> None:
+            with tqdm(total=len(todo), desc=title, disable=None) as bar:
+                for found in run_all(todo, trees, bar):
                     verdicts[found.key] = found
                     kept.write(json.dumps(asdict(found)) + "\n")
                     kept.flush()
