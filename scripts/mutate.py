@@ -8,9 +8,10 @@
 once), the ``new`` text, the ``tests`` that should fail then (files or node ids), and ``why`` it would matter. Each is a
 slip that a tired author could make and a user would suffer from; one that changes nothing has no place there.
 
-The same command goes on where it was stopped: verdicts lie in ``runs/mutants.jsonl``, and hold until the entry, the
-mutated file or its tests change. (Something else may change a verdict too; ``--again`` trusts none.) When every entry
-has one, the result goes to ``benchmarks/results/mutants.md``. Exits with 0 if at least 95 % are caught, else with 1.
+A test that fails on a defect has caught it if it passes without; that is tried at the end, for all of them. The same
+command goes on where it was stopped: verdicts lie in ``runs/mutants.jsonl``, and hold until the entry, the mutated file
+or its tests change. (Something else may change a verdict too; ``--again`` trusts none.) When every entry has one, the
+result goes to ``benchmarks/results/mutants.md``. Exits with 0 if at least 95 % are caught, else with 1.
 
 mutmut and cosmic-ray make defects by rules (another operator, another constant), thousands of them, most of little
 consequence or none, and nobody says which should be there. Here the list is the point: it is written, reviewed and
@@ -18,6 +19,7 @@ kept. And it is quick: PyTorch and its like are imported once, and each defect i
 """
 
 import argparse
+import atexit
 import gc
 import hashlib
 import importlib
@@ -25,7 +27,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -33,14 +34,18 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST, RESULT = "tests/mutants.jsonl", "benchmarks/results/mutants.md"
@@ -72,10 +77,10 @@ HEAVY = (
     "jupytext",
 )
 """Imported before the forks. Nothing of the project is, and nothing is computed: threads do not survive a fork."""
-LONGEST = 900.0
-"""Seconds that tests may take without a defect. With one they have a minute, and five times as long as without."""
-OVER, NO_VERDICT = -1000, 70
-"""Statuses beside pytest's own: the time was over; pytest could not be run."""
+LONGEST = 600.0
+"""Seconds that tests may take; a defect that makes them wait for ever is caught by that."""
+NO_VERDICT = 70
+"""Status beside pytest's own: it could not be run."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Verdict:
     """What tests said: of a defect, or of the untouched project."""
 
     key: str
-    what: str  # path of the defect, or file of the tests
+    what: str  # the defect, or a test
     passed: bool
     by: str  # the first test that failed, or what else ended them
     seconds: float
@@ -137,8 +142,8 @@ def read_list(path: Path) -> list[Mutant]:
 class Trial:
     """Tests in a fork of this process, in a copy of the project, with a defect or without."""
 
-    def __init__(self, tree: Path, mutant: Mutant | None, tests: Sequence[str], limit: float):
-        self.tree, self.limit, self.began = tree, limit, time.monotonic()
+    def __init__(self, tree: Path, mutant: Mutant | None, tests: Sequence[str]):
+        self.tree, self.tests, self.began = tree, tests, time.monotonic()
         for folder in (tree.with_name("tmp"), tree / ".hypothesis"):
             shutil.rmtree(folder, ignore_errors=True)
         self._sound: tuple[Path, str] | None = None
@@ -148,16 +153,23 @@ class Trial:
             file.write_text(self._sound[1].replace(mutant.old, mutant.new), encoding="utf-8")
         self.pid = os.fork()
         if self.pid == 0:
-            _test(tree, tests)
+            _test(tree, tests, to_the_end=mutant is None)
 
-    def poll(self) -> tuple[int, float] | None:
-        """Status and seconds; None while it goes on."""
+    def poll(self) -> tuple[list[str], float] | None:
+        """What failed (a defect's tests end with the first), and seconds; None while it goes on."""
         seconds = time.monotonic() - self.began
         pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid == 0 and seconds < self.limit:
+        if pid == 0 and seconds < LONGEST:
             return None
         self.clear(reap=pid == 0)
-        return OVER if pid == 0 else os.waitstatus_to_exitcode(status), seconds
+        if pid == 0:
+            return ["no end in time"], seconds
+        code = os.waitstatus_to_exitcode(status)
+        if code == NO_VERDICT:
+            said = self.tree.with_name("log").read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"pytest could not be run on {', '.join(self.tests)}:\n{said[-2000:]}")
+        failed = self.tree.with_name("failed").read_text(encoding="utf-8").splitlines()
+        return failed or ([f"pytest's status {code}"] if code else []), seconds
 
     def clear(self, *, reap: bool = True) -> None:
         """End it and all that it has started, and mend the copy."""
@@ -168,15 +180,31 @@ class Trial:
         if self._sound is not None:
             self._sound[0].write_text(self._sound[1], encoding="utf-8")
 
-    def said(self) -> str:
-        """What pytest wrote."""
-        return self.tree.with_name("log").read_text(encoding="utf-8", errors="replace")
+
+class _Failures:
+    """A plugin of pytest that writes down what fails."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.write_text("", encoding="utf-8")
+
+    def pytest_runtest_logreport(self, report: "pytest.TestReport") -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: "pytest.CollectReport") -> None:
+        self._note(report)
+
+    def _note(self, report: "pytest.TestReport | pytest.CollectReport") -> None:
+        if report.failed:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(report.nodeid + "\n")
 
 
-def _test(tree: Path, tests: Sequence[str]) -> None:
+def _test(tree: Path, tests: Sequence[str], *, to_the_end: bool) -> None:
     """In the fork: run pytest on the copy, and end with its status."""
     status = NO_VERDICT
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         log = os.open(tree.with_name("log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for standard in (1, 2):
@@ -191,9 +219,9 @@ def _test(tree: Path, tests: Sequence[str]) -> None:
         found = importlib.util.find_spec("vmflearn")
         if (tree / "vmflearn").is_dir() and (found is None or not str(found.origin).startswith(str(tree))):
             raise RuntimeError(f"vmflearn would be imported from {found and found.origin}, not from the copy")
-        plain = ["-q", "-x", "--tb=short", "-p", "no:cacheprovider", "-p", "no:anyio"]
+        plain = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:anyio", *([] if to_the_end else ["-x"])]
         plain += ["--basetemp", str(tree.with_name("tmp"))]
-        status = int(pytest.main([*plain, *tests]))
+        status = int(pytest.main([*plain, *tests], plugins=[_Failures(tree.with_name("failed"))]))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -220,42 +248,28 @@ class Job(NamedTuple):
     """Tests to run, on a defect or on none."""
 
     mutant: Mutant | None
-    key: str  # of the verdict
-    what: str
     tests: Sequence[str]
-    limit: float  # seconds
 
 
-def run_all(jobs: Sequence[Job], trees: Sequence[Path], bar: tqdm) -> Iterator[Verdict]:
-    """Run jobs, one in each copy at a time, and yield their verdicts as they come."""
+def run_all(jobs: Sequence[Job], trees: Sequence[Path]) -> Iterator[tuple[Job, list[str], float]]:
+    """Run jobs, one in each copy at a time; yield each when it is done, with what failed and the seconds it took."""
     waiting, free = list(jobs)[::-1], list(trees)
     running: dict[Path, tuple[Trial, Job]] = {}
     try:
         while waiting or running:
             while waiting and free:
                 job, tree = waiting.pop(), free.pop()
-                running[tree] = Trial(tree, job.mutant, job.tests, job.limit), job
+                running[tree] = Trial(tree, job.mutant, job.tests), job
             time.sleep(0.02)
             for tree, (trial, job) in list(running.items()):
                 ended = trial.poll()
                 if ended is not None:
                     del running[tree]
                     free.append(tree)
-                    bar.update()
-                    yield judge(job, *ended, trial.said())
+                    yield job, *ended
     finally:
         for trial, _ in running.values():
             trial.clear()
-
-
-def judge(job: Job, status: int, seconds: float, said: str) -> Verdict:
-    """The verdict of tests that ended with a status and said something."""
-    if status == NO_VERDICT:
-        raise RuntimeError(f"pytest could not be run on {', '.join(job.tests)}:\n{said[-2000:]}")
-    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.M)
-    other = "no end in time" if status == OVER else f"pytest's status {status}"
-    by = "" if status == 0 else failed[1] if failed else other
-    return Verdict(job.key, job.what, status == 0, by, round(seconds, 1))
 
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
@@ -298,6 +312,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--again", action="store_true", help="also those that have a verdict")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
     settings = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does, with what it has started
     try:
         mutants = read_list(root / LIST)
         sound = {mutant.key(root): mutant for mutant in mutants if mutant.count(root) == 1}
@@ -313,15 +328,14 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     for mutant in mutants:
         if mutant not in sound.values():
             print(f"stale: {mutant.old!r} stands {mutant.count(root)} times in {mutant.path}, not once")
-    judged = {key: mutant for key, mutant in sound.items() if key in verdicts}
-    survived = [mutant for key, mutant in judged.items() if verdicts[key].passed]
+    survived = [sound[key] for key, verdict in verdicts.items() if verdict.passed]
     for mutant in survived:
         print(f"survived: {mutant.path}: {mutant.why}")
     print(
-        f"{len(mutants)} defects: {len(judged) - len(survived)} caught, {len(survived)} survived, "
-        f"{len(mutants) - len(sound)} stale, {len(sound) - len(judged)} without a verdict"
+        f"{len(chosen)} defects of {len(mutants)}: {len(verdicts) - len(survived)} caught, {len(survived)} survived, "
+        f"{len(chosen) - len(verdicts)} without a verdict; {len(mutants) - len(sound)} stale"
     )
-    if len(judged) < len(mutants):
+    if len(verdicts) < len(mutants):
         return 1
     target = root / RESULT
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -331,55 +345,76 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
 
 def try_out(chosen: dict[str, Mutant], root: Path, *, again: bool, jobs: int) -> dict[str, Verdict]:
-    """Give each defect a verdict, as far as its tests pass without it; returns these and all earlier ones, by key."""
+    """Verdicts by the defects' keys; one that was caught by a test which fails anyway has none."""
     store = root / "runs" / "mutants.jsonl"
     store.parent.mkdir(exist_ok=True)
-    verdicts = read_verdicts(store)
-    chosen = {key: mutant for key, mutant in chosen.items() if again or key not in verdicts}
-    if not chosen:
-        return verdicts
+    known = read_verdicts(store)
     os.environ["OMP_NUM_THREADS"] = "1"
     tqdm.monitor_interval = 0  # its thread would not survive a fork
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, store.open("a", encoding="utf-8") as kept:
         trees = [Path(scratch, str(number), "tree") for number in range(jobs)]
         project = copy_project(root, trees)
-        for module in HEAVY:
-            with suppress(ImportError):
-                importlib.import_module(module)
-        gc.freeze()  # a fork need not go through all that again
 
-        def work(title: str, jobs: list[Job]) -> None:
-            with tqdm(total=len(jobs), desc=title, disable=None) as bar:
-                for found in run_all(jobs, trees, bar):
-                    verdicts[found.key] = found
-                    kept.write(json.dumps(asdict(found)) + "\n")
-                    kept.flush()
-                    bar.write(f"{found.seconds:6.1f} s  {found.what}  {found.by or 'passed'}")
-                    sys.stdout.flush()
+        def work(title: str, todo: Sequence[Job], verdicts: Callable[[Job, list[str], float], list[Verdict]]) -> None:
+            if todo:
+                preload()
+            with tqdm(total=len(todo), desc=title, disable=None) as bar:
+                for done in run_all(todo, trees):
+                    bar.update()
+                    for found in verdicts(*done):
+                        known[found.key] = found
+                        kept.write(json.dumps(asdict(found)) + "\n")
+                        kept.flush()
+                        bar.write(f"{found.seconds:6.1f} s  {found.what}  {found.by or 'passed'}")
+                        sys.stdout.flush()
 
-        try:
-            tests: dict[str, set[str]] = {}
-            for mutant in chosen.values():
-                for test in mutant.tests:
-                    tests.setdefault(test.partition("::")[0], set()).add(test)
-            keys = {file: f"{project} {' '.join(sorted(some))}" for file, some in tests.items()}
-            untried = [file for file, key in keys.items() if key not in verdicts]
-            work("without a defect", [Job(None, keys[file], file, sorted(tests[file]), LONGEST) for file in untried])
-            alone = {file: verdicts[key] for file, key in keys.items()}
-            for file, found in alone.items():
-                if not found.passed:
-                    print(f"no verdict by {file}, which fails without a defect: {found.by}")
-            work(
-                "defects",
-                [
-                    Job(m, key, f"{m.path}: {m.why}", m.tests, 60 + 5 * sum(alone[file].seconds for file in m.files))
-                    for key, m in chosen.items()
-                    if all(alone[file].passed for file in m.files)
-                ],
-            )
-        finally:
-            gc.unfreeze()
-    return verdicts
+        def of_defect(job: Job, failed: list[str], seconds: float) -> list[Verdict]:
+            assert job.mutant is not None
+            what = f"{job.mutant.path}: {job.mutant.why}"
+            return [Verdict(keys[job.mutant], what, not failed, "".join(failed[:1]), round(seconds, 1))]
+
+        def of_tests(job: Job, failed: list[str], seconds: float) -> list[Verdict]:
+            other = [name for name in failed if name not in job.tests]  # a whole file, or no test at all
+            return [
+                Verdict(
+                    f"{project} {test}", test, not (other or test in failed), "", round(seconds / len(job.tests), 1)
+                )
+                for test in job.tests
+            ]
+
+        keys = {mutant: key for key, mutant in chosen.items()}
+        todo = [Job(mutant, mutant.tests) for key, mutant in chosen.items() if again or key not in known]
+        work("defects", todo, of_defect)
+        by_file: dict[str, list[str]] = {}
+        for test in sorted({test for key in chosen for test in _caught_by(known[key], chosen[key])}):
+            if f"{project} {test}" not in known:
+                by_file.setdefault(test.partition("::")[0], []).append(test)
+        work("the tests that caught them", [Job(None, tests) for tests in by_file.values()], of_tests)
+    found = {}
+    for key, mutant in chosen.items():
+        broken = [test for test in _caught_by(known[key], mutant) if not known[f"{project} {test}"].passed]
+        if broken:
+            print(f"no verdict on {mutant.path}: {mutant.why}: {', '.join(broken)} fails without the defect")
+        else:
+            found[key] = known[key]
+    return found
+
+
+def _caught_by(verdict: Verdict, mutant: Mutant) -> Sequence[str]:
+    """Tests that must pass without a defect if its verdict is to count."""
+    if verdict.passed:
+        return ()
+    return (verdict.by,) if "::" in verdict.by else mutant.tests
+
+
+@cache
+def preload() -> None:
+    """Import what is heavy, for all forks."""
+    for module in HEAVY:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    gc.freeze()  # a fork need not go through all that again
+    atexit.register(gc.unfreeze)
 
 
 if __name__ == "__main__":
