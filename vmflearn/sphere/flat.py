@@ -23,7 +23,7 @@ from vmflearn.sphere.kernels import quantity
 FLAT_SINGLE, FLAT_DOUBLE = 1e18, 1e150
 LIMIT: dict[str, Callable[[Tensor, int | Fraction], Tensor]] = {
     "log_h": lambda kappa, p: kappa,
-    "excess": lambda kappa, p: (p - 1) / 2 * torch.log(kappa / (2 * math.pi)) - log_normalizer_at_zero(p),
+    "excess": lambda kappa, p: float((p - 1) / 2) * torch.log(kappa / (2 * math.pi)) - log_normalizer_at_zero(p),
     "length": lambda kappa, p: torch.ones_like(kappa),
     # a quotient of two tensors, whose gradient does not overflow on its way to zero
     "complement": lambda kappa, p: torch.full_like(kappa, float((p - 1) / 2)) / kappa,

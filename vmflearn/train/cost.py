@@ -250,6 +250,7 @@ def _memory(config: Config, network: MultiCropNetwork, sizes: Sequence[int], bat
 def _empty(network: nn.Module) -> None:
     """Give a network tensors on the CPU; `to_empty` cannot, under fake tensors, where layers are shared (CoaT)."""
     made: dict[int, Tensor] = {}
+    held: Any
     for module in network.modules():
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
