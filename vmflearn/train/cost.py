@@ -249,15 +249,16 @@ def _memory(config: Config, network: MultiCropNetwork, sizes: Sequence[int], bat
 
 def _empty(network: nn.Module) -> None:
     """Give a network tensors on the CPU; `to_empty` cannot, under fake tensors, where layers are shared (CoaT)."""
-    made: dict[int, Tensor] = {}
-    held: Any
+    made: dict[int, Any] = {}
     for module in network.modules():
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
-                if tensor is not None:
-                    made.setdefault(id(tensor), torch.empty_like(tensor, device="cpu"))
-                    new = made[id(tensor)]
-                    held[name] = nn.Parameter(new, tensor.requires_grad) if held is module._parameters else new
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    new = torch.empty_like(tensor, device="cpu")
+                    made[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if held is module._parameters else new
+                held[name] = made[id(tensor)]
 
 
 def _saved_bytes(config: Config, network: MultiCropNetwork, sizes: Sequence[int], batch: int) -> int:
