@@ -53,6 +53,32 @@ def test_every_quantity_is_right_to_rounding(dim: int, dtype: torch.dtype) -> No
             assert error.max() <= bound, (name, KAPPAS[int(error.argmax())], float(error.max()))
 
 
+# Largest errors, in eps, of the power series (s below the join) and of the expansion just above, with a third to spare.
+REACHED = {
+    (torch.float64, "below"): {"log_h": 2.0, "excess": 4.0, "length": 3.0, "complement": 5.5, "slope": 6.0},
+    (torch.float64, "above"): {"log_h": 2.6, "excess": 1.6, "length": 2.0, "complement": 2.0, "slope": 2.7},
+    (torch.float32, "below"): {"log_h": 2.2, "excess": 2.2, "length": 2.9, "complement": 3.0, "slope": 5.0},
+    (torch.float32, "above"): {"log_h": 2.6, "excess": 1.6, "length": 1.9, "complement": 2.0, "slope": 3.6},
+}
+
+
+@pytest.mark.parametrize(("dtype", "join"), [(torch.float64, 26), (torch.float32, 11)])
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_each_regime_is_used_where_it_is_the_better_one(dtype: torch.dtype, join: int, side: str) -> None:
+    """Beyond the join the series loses what its terms, all positive, add up to: a join moved to 40 or 20 shows here."""
+    steps = np.linspace(0.3, 1.0, 9)[:-1] if side == "below" else np.linspace(1.0, 1.6, 9)[1:]
+    worst = dict.fromkeys(QUANTITIES, 0.0)
+    for dim in (2, 3, 5, 7, 13, 21):
+        squares = (join * steps) ** 2 - (dim / 2 - 1) ** 2
+        kappas = [float(np.float32(k**0.5)) for k in squares if k > 0.01]
+        expected = torch.tensor([truth(k, dim) for k in kappas], dtype=torch.float64).T
+        results = evaluate(torch.tensor(kappas, dtype=dtype), dim, *QUANTITIES)
+        for name, result, values in zip(QUANTITIES, results, expected, strict=True):
+            error = ((result.double() - values).abs() / values).max().item() / torch.finfo(dtype).eps
+            worst[name] = max(worst[name], error)
+    assert all(worst[name] <= bound for name, bound in REACHED[dtype, side].items()), worst
+
+
 @pytest.mark.parametrize("dim", [*range(2, 10), 13, 21, 37, *range(44, 54)])
 def test_either_side_of_the_join(dim: int) -> None:
     """Where each regime is at its worst, in every dimension whose power series is cut differently."""
@@ -160,6 +186,32 @@ def test_kernel_compiles_to_one_graph(dim: int) -> None:
     (gradient,) = torch.autograd.grad(compiled, w)
     (expected,) = torch.autograd.grad(total(w), w)
     torch.testing.assert_close(gradient, expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 64])
+def test_third_derivative_at_zero(dim: int) -> None:
+    """A is odd, so that A'' is 0; the expansion, which is not used there, must not divide by zero."""
+    kappa = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    (third,) = torch.autograd.grad(length_derivative_kernel(kappa, dim).sum(), kappa)
+    assert third.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_third_derivatives_in_three_dimensions(dtype: torch.dtype) -> None:
+    """A'' = 2 cosh/sinh^3 - 2/k^3, far beyond the join too, where the series that is not used must not overflow."""
+    points = [float(np.float32(k)) for k in (0.4, 3.0, 10.0, 12.0, 25.0, 27.0, 80.0, 1e4, 1e6, 1e9)]
+    kappa = torch.tensor([0.0, *points], dtype=dtype, requires_grad=True)
+    with mpmath.workdps(60):
+        exact = [float(2 * mpmath.cosh(k) / mpmath.sinh(k) ** 3 - 2 / mpmath.mpf(k) ** 3) for k in points]
+    slope = length_derivative_kernel(kappa, 3)
+    (third,) = torch.autograd.grad(slope.sum(), kappa)
+    assert third[0] == 0
+    assert third[1:].tolist() == pytest.approx(exact, rel=1e3 * torch.finfo(dtype).eps, abs=0)
+    value = log_hypergeometric_kernel(kappa, 3)
+    (first,) = torch.autograd.grad(value.sum(), kappa, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), kappa, create_graph=True)
+    (again,) = torch.autograd.grad(second.sum(), kappa)
+    assert torch.equal(again, third)
 
 
 # --- dtypes, layouts, devices ---

@@ -227,6 +227,97 @@ def test_component_use_over_the_window():
     assert share() == 0.25
 
 
+LN_K = math.log(100)
+SEEN = {
+    "step": 21.0,
+    "images": 64.0,
+    "shared": 0.0,
+    "ema_distance": 0.1,
+    "student_temp": 0.1,
+    "teacher_temp": 0.04,
+    "teacher_entropy": 0.5 * LN_K,
+    "teacher_information": 1.0,
+    "teacher_y_variance": 0.5,
+    "loss_to_ln_k": 0.9,
+    "kl": 0.5,
+    "void_prototypes": 0.0,
+}
+
+
+def judged(*recent, first_variance=0.5, images=512, window=512):
+    """What a monitor names after observations that differ from a healthy one as given."""
+    monitor = Monitor(100, window=window)
+    seen = [SEEN | {"fingerprint": float(i)} | changes for i, changes in enumerate(recent)]
+    first = SEEN | {"step": 1.0, "teacher_y_variance": first_variance}
+    last_win = torch.full((100,), -1)
+    monitor.load_state_dict({"images": images, "last_win": last_win, "first": first, "recent": seen})
+    return [finding.name for finding in monitor.findings()]
+
+
+HOT = {"teacher_temp": 0.1}
+CONSTANT = {"teacher_information": 0.0}
+
+
+def at(share, **more):
+    """An observation with that share of the largest entropy."""
+    return {"teacher_entropy": share * LN_K, **more}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, None),
+        ({"teacher_information": 0.0499 * 0.5 * LN_K}, "constant output"),  # 5 % of ln K - H
+        ({"teacher_information": 0.0501 * 0.5 * LN_K}, None),
+        ({"teacher_information": 0.0499 * math.log(4), "images": 4.0}, "constant output"),  # 5 % of ln images
+        ({"teacher_information": 0.0501 * math.log(4), "images": 4.0}, None),
+        ({"teacher_information": 0.0, "images": 3.0}, None),
+        (at(0.749, **CONSTANT), "constant output"),
+        (at(0.751, **CONSTANT), None),
+        (at(0.751, **CONSTANT, teacher_y_variance=1e-7), "constant output"),
+        (at(0.969, **CONSTANT, teacher_y_variance=1e-7), "constant output"),
+        (at(0.971, **CONSTANT, teacher_y_variance=1e-7), "uniform output"),
+        (at(0.971, teacher_y_variance=0.49e-6), "uniform output"),  # a millionth of the first
+        (at(0.971, teacher_y_variance=0.51e-6), None),
+        (
+            at(0.971, teacher_y_variance=0.0049, **HOT),
+            "uniform output",
+        ),  # a hundredth, beside a hot teacher
+        (at(0.971, teacher_y_variance=0.0051, **HOT), "temperature too high"),
+        (at(0.971, teacher_y_variance=0.0051), None),
+        (at(0.969, teacher_y_variance=0.5, **HOT), None),
+        ({"ema_distance": 0.0}, "student is teacher"),
+        ({"ema_distance": 0.0, "fingerprint": 1.0}, None),  # nothing moves
+        ({"shared": 1.0}, "student is teacher"),
+        ({"void_prototypes": 0.1}, "void prototypes"),
+        ({"void_prototypes": 0.099}, None),
+    ],
+)
+def test_either_side_of_every_threshold(changes, name):
+    assert judged(changes, changes, changes) == ([] if name is None else [name])
+
+
+def test_a_variance_of_rounding_is_gone_whatever_it_was():
+    for variance, expected in ((0.9e-12, ["uniform output"]), (1.1e-12, [])):
+        assert judged(*[at(0.98, teacher_y_variance=variance)] * 3, first_variance=1e-9) == expected
+
+
+def test_patience_and_settling():
+    assert judged(CONSTANT, CONSTANT, CONSTANT) == ["constant output"]
+    assert judged(CONSTANT, CONSTANT) == []
+    assert judged({}, CONSTANT, CONSTANT) == []
+    assert judged(*[CONSTANT | {"step": 20.0}] * 3) == []
+    for rise, expected in ((0.0099, ["constant output"]), (0.0101, [])):  # while the centre catches up
+        assert judged(*[at(0.5 + share, **CONSTANT) for share in (0, rise / 2, rise)]) == expected
+
+
+def test_void_prototypes_are_named_over_a_whole_window():
+    void = {"void_prototypes": 0.2}
+    assert judged(void, void, void) == ["void prototypes"]
+    assert judged(void, {}, void) == []
+    assert judged(void, void, void, images=511) == []
+
+
 @pytest.mark.parametrize(("arguments", "name"), [({"out_dim": 1}, "out_dim"), ({"out_dim": 2, "window": 0}, "window")])
 def test_bad_sizes(arguments, name):
     with pytest.raises(ValueError, match=name):

@@ -58,6 +58,14 @@ def test_feature_variance_and_std():
     assert feature_std(torch.randn(4000, 25)) == pytest.approx(1 / 5, rel=0.02)
 
 
+def test_double_targets_are_not_cut_to_single():
+    """A teacher that hardly looks at its input: information of 1e-9 nats, between entropies of 2.8."""
+    tilt = 1e-4 * torch.tensor([1.0, -1.0], dtype=torch.float64)[:, None] * torch.eye(K, dtype=torch.float64)[0]
+    p = torch.softmax(tilt, dim=-1)
+    longhand = (p / 2 * (p / p.mean(dim=0)).log()).sum()
+    assert teacher_statistics(p)["teacher_information"] == pytest.approx(float(longhand), rel=1e-4)
+
+
 def test_effective_rank():
     assert effective_rank(torch.eye(5)) == pytest.approx(5, rel=1e-12)
     assert effective_rank(torch.ones(4, 6)) == pytest.approx(1, abs=1e-6)

@@ -25,8 +25,18 @@ def test_the_corners_of_a_square_are_root_two_apart():
     assert koleo_loss(square).item() == pytest.approx(-0.5 * math.log(2), rel=1e-12)
 
 
+def test_two_opposite_rows_are_each_others_nearest():
+    assert koleo_loss(torch.tensor([[1.0, 0.0], [-3.0, 0.0]])).item() == pytest.approx(-math.log(2), rel=1e-6)
+
+
 def test_gradcheck():
     assert torch.autograd.gradcheck(koleo_loss, [rows(6, 3).requires_grad_()])
+
+
+@pytest.mark.parametrize("length", [1e-30, 1e-13, 1e30])
+def test_length_of_the_rows_does_not_matter(length):
+    x = rows(20, 5).float()
+    assert koleo_loss(x * length).item() == pytest.approx(koleo_loss(x).item(), rel=1e-5)
 
 
 def test_descent_spreads_the_rows():

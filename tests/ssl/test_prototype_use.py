@@ -57,6 +57,15 @@ def test_void_prototypes():
     assert void_prototypes(w, mean, tolerance=1e-4).tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-13, 1e30])
+def test_lengths_do_not_matter(scale):
+    mean = torch.tensor([3.0, 0.0])
+    w = torch.tensor([[-1.0, 0.0], [-1.0, 0.1], [1.0, 0.0], [0.0, 1.0]])
+    assert void_prototypes(w, scale * mean).tolist() == [True, True, False, False]
+    assert void_prototypes(scale * w, mean).tolist() == [True, True, False, False]
+    assert unique_prototypes(scale * w, 0.9).leader.tolist() == [0, 0, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("call", "name"),
     [

@@ -21,13 +21,13 @@ from vmflearn.sphere.expansion import log_normalizer_at_zero
 from vmflearn.sphere.kernels import quantity
 
 FLAT_SINGLE, FLAT_DOUBLE = 1e18, 1e150
-LIMIT: dict[str, Callable[[Tensor, int | Fraction], Tensor]] = {
+LIMIT: dict[str, Callable[[Tensor, float], Tensor]] = {
     "log_h": lambda kappa, p: kappa,
-    "excess": lambda kappa, p: float((p - 1) / 2) * torch.log(kappa / (2 * math.pi)) - log_normalizer_at_zero(p),
+    "excess": lambda kappa, p: (p - 1) / 2 * torch.log(kappa / (2 * math.pi)) - log_normalizer_at_zero(int(p)),
     "length": lambda kappa, p: torch.ones_like(kappa),
     # a quotient of two tensors, whose gradient does not overflow on its way to zero
-    "complement": lambda kappa, p: torch.full_like(kappa, float((p - 1) / 2)) / kappa,
-    "slope": lambda kappa, p: torch.full_like(kappa, float((p - 1) / 2)) / kappa / kappa,
+    "complement": lambda kappa, p: torch.full_like(kappa, (p - 1) / 2) / kappa,
+    "slope": lambda kappa, p: torch.full_like(kappa, (p - 1) / 2) / kappa / kappa,
 }
 
 
@@ -39,7 +39,7 @@ def flat_from(dtype: torch.dtype) -> float:
 def anywhere(kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
     """One of the kernels' quantities for float32 or float64 of any size; without branches on data, differentiable."""
     flat = flat_from(kappa.dtype)
-    limit = LIMIT[name](kappa.clamp(min=flat), dim)
+    limit = LIMIT[name](kappa.clamp(min=flat), float(dim))
     return torch.where(kappa > flat, limit, quantity(kappa.clamp(max=flat), dim, name))
 
 

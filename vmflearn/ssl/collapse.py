@@ -289,6 +289,7 @@ def _compare(student: nn.Module, teacher: nn.Module) -> tuple[float, float, bool
     """Distance of the weights, a number that moves with the student's, and whether the memory is the same."""
     pairs = list(zip(student.parameters(), teacher.parameters(), strict=True))
     shared = any(s.numel() > 0 and s.data_ptr() == t.data_ptr() for s, t in pairs)
-    squares = [(s.float() - t.float()).square().sum() for s, t in pairs]
-    sums = [torch.linalg.vector_norm(s, dtype=torch.promote_types(s.dtype, torch.float32)) for s, _ in pairs]
-    return float(torch.stack(squares).sum().sqrt()), float(torch.stack(sums).sum()), shared
+    wide = [torch.promote_types(s.dtype, torch.float32) for s, _ in pairs]
+    squares = [(s.to(w) - t.to(w)).square().sum() for (s, t), w in zip(pairs, wide, strict=True)]
+    norms = [torch.linalg.vector_norm(s, dtype=w) for (s, _), w in zip(pairs, wide, strict=True)]
+    return float(torch.stack(squares).sum().sqrt()), float(torch.stack(norms).sum()), shared

@@ -6,10 +6,10 @@ Averages are over all processes: every process calls these functions, and gets t
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vmflearn.distributed import gather_rows, mean_over_processes, sum_over_processes
+from vmflearn.sphere.directions import directions
 from vmflearn.ssl.prototypes import Prototypes
 
 
@@ -32,7 +32,8 @@ def teacher_statistics(probabilities: Tensor, loss: float | None = None) -> dict
     loss : float, optional
         Cross-entropy over all processes, without regularisers.
     """
-    p = probabilities.flatten(0, -2).float()
+    p = probabilities.flatten(0, -2)
+    p = p.to(torch.promote_types(p.dtype, torch.float32))
     entropy = mean_over_processes(torch.special.entr(p).sum(dim=-1).mean())
     marginal = torch.special.entr(mean_over_processes(p.mean(dim=0))).sum()
     found = {"teacher_entropy": float(entropy), "teacher_information": float(marginal - entropy)}
@@ -70,7 +71,7 @@ def feature_std(rows: Tensor) -> float:
 
 def _variances(rows: Tensor) -> Tensor:
     x = _matrix(rows)
-    unit = F.normalize(x, dim=-1)
+    unit = directions(x)
     n = sum_over_processes(torch.tensor(float(len(unit)), dtype=x.dtype, device=x.device))
     mean = sum_over_processes(unit.sum(dim=0)) / n
     return sum_over_processes((unit - mean).square().sum(dim=0)) / n
@@ -108,7 +109,8 @@ def prototype_statistics(prototypes: Prototypes, temperature: float) -> dict[str
     dict
         ``prototype_norm_mean`` and ``kappa_p{5,50,95}``.
     """
-    norms = prototypes.magnitudes.float()
+    norms = prototypes.magnitudes
+    norms = norms.to(torch.promote_types(norms.dtype, torch.float32))
     kappa = norms.sort().values / temperature
     found = {"prototype_norm_mean": float(norms.mean())}
     return found | {f"kappa_p{q}": float(kappa[round(q / 100 * (len(kappa) - 1))]) for q in (5, 50, 95)}

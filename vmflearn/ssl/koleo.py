@@ -1,8 +1,9 @@
 """Spreading unit vectors apart by the distance of each to its nearest neighbour."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from vmflearn.sphere.directions import directions
 
 SMALLEST_DISTANCE = 1e-8  # keeps the logarithm and its gradient finite where rows coincide
 
@@ -45,7 +46,7 @@ def koleo_loss(rows: Tensor, *, block_size: int = 1024) -> Tensor:
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     with torch.autocast(rows.device.type, enabled=False):
-        x = F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)
+        x = directions(rows.to(torch.promote_types(rows.dtype, torch.float32)))
         squared = (x - x[_nearest(x.detach(), block_size)]).square().sum(dim=-1)
         return -0.5 * (squared + SMALLEST_DISTANCE**2).log().mean()
 

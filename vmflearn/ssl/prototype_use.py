@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from vmflearn.sphere.directions import directions as unit
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def unique_prototypes(directions: Tensor, threshold: float = 0.9, chunk_size: in
         raise ValueError(f"threshold must be a cosine in (-1, 1], got {threshold}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    w = F.normalize(directions.detach().to(torch.promote_types(directions.dtype, torch.float32)), dim=-1)
+    w = unit(directions.detach().to(torch.promote_types(directions.dtype, torch.float32)))
     leader = torch.full((len(w),), -1, dtype=torch.int64, device=w.device)
     rest = torch.arange(len(w), device=w.device)
     while len(rest):
@@ -127,11 +128,12 @@ def void_prototypes(
         raise ValueError(
             f"mean_direction must have shape {tuple(directions.shape[1:])}, got {tuple(mean_direction.shape)}"
         )
-    if not 0 < float(mean_direction.norm()) < float("inf"):
+    if not 0 < float(mean_direction.abs().max()) < float("inf"):  # false for NaN as well
         raise ValueError("mean_direction must be finite and not zero: pass the mean of the bottleneck vectors y")
     if not 0 <= tolerance <= 2:
         raise ValueError(f"tolerance must be in [0, 2], got {tolerance}")
-    cosine = F.normalize(directions, dim=-1) @ F.normalize(mean_direction.to(directions.dtype), dim=0)
+    dtype = torch.promote_types(torch.promote_types(directions.dtype, mean_direction.dtype), torch.float32)
+    cosine = unit(directions.detach().to(dtype)) @ unit(mean_direction.to(dtype))
     void = cosine <= -1 + tolerance
     return void if chosen is None else void & ~chosen
 
