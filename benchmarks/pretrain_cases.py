@@ -111,7 +111,7 @@ class Longhand(Way):
     def step(self, crops: list[Tensor]) -> float:
         """Take one step; returns its loss."""
         s = SETTINGS
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.autocast):
+        with torch.autocast(crops[0].device.type, torch.bfloat16, enabled=self.settings.autocast):
             with torch.no_grad():
                 teacher_out = self.teacher(crops[:2], 1.0).float()
             student_out = self.student(crops, 1.0).float() / s.student_temp

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vmflearn.train.checkpoint import differences
@@ -236,6 +236,10 @@ WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 @settings(max_examples=60, deadline=None)
 @given(WORDS)
+@example("\x85\u2028 \r\n")
+@example("1e-3")
+@example("Null")
+@example("'\"'")
 def test_any_text_survives_files_and_overrides(tmp_path_factory, text):
     written = Config(
         data=DataConfig(source="folder", root=text, val_root=text),
