@@ -4,12 +4,18 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
+# What differs with versions: not the book, its pages, nor tests that start many processes.
+UNIT   := tests --ignore=tests/book --ignore=tests/scripts --ignore=tests/distributed --ignore=tests/test_benchmarks.py
+OTHER  := build/versions
+CONSTRAINTS := constraints.txt
 
-.PHONY: help setup book test lint html lab pretrain store release bench clean
+.PHONY: help setup book test test-python test-lowest lint html lab pretrain store release bench clean
 
 help:
 	@echo "make book      set up, execute the chapters (with the small pretraining), build the site book/_build/html"
 	@echo "make test      set up, lint, types, import contract, all tests"
+	@echo "make test-lowest   the unit tests with the lowest versions that pyproject.toml promises (Python 3.11)"
+	@echo "make test-python PYTHON=python3.13   the unit tests on another Python, with constraints.txt"
 	@echo "make lab       open the chapters in JupyterLab"
 	@echo "make pretrain  pretrain a small ViT with DINO-vMF on photographs into runs/photos (two minutes)"
 	@echo "make html      build the site from the committed notebooks, without executing them"
@@ -37,6 +43,17 @@ html: $(READY)
 test: $(READY) lint
 	$(BIN)/python book/tools/vendor.py
 	$(BIN)/python -m pytest --durations=15
+
+# The unit tests in an environment of their own, made afresh: make test-python PYTHON=python3.13
+test-python:
+	$(PYTHON) -m venv --clear $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet --upgrade pip
+	$(OTHER)/bin/python -m pip install --quiet --no-compile --constraint $(CONSTRAINTS) --editable ".[test]"
+	$(OTHER)/bin/python -m pip check
+	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -m "not slow and not distributed" $(UNIT)
+
+test-lowest:
+	$(MAKE) test-python PYTHON=python3.11 CONSTRAINTS=constraints-lowest.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -41,6 +41,12 @@ def test_every_constraint_lies_in_its_range():
         assert requirement.specifier.contains(specifier.version), requirement
 
 
+def test_the_lowest_versions_are_those_that_are_promised():
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    assert [line for line in lines if line[0] != "#"] == [text.replace(">=", "==") for text in PROJECT["dependencies"]]
+    assert PROJECT["requires-python"].startswith(">=3.11,"), "the comment there, and the Makefile, name Python 3.11"
+
+
 def test_conda_lists_python_and_the_project_only():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]

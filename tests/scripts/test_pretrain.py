@@ -205,13 +205,10 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     arguments = [*SMALL, "--optimizer.batch_size=300", "--run.epochs=4", "--run-dir", str(tmp_path)]
     code, _, err = run(*arguments, "--run.max_steps=6")
     assert code == 0, err
-
-    def little_room():  # the kernel refuses to let any file grow, as on a full disk
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-
-    code, _, err = run(*arguments, preexec_fn=little_room)
-    assert code == 2
+    process = start(*arguments)  # long before it writes, the kernel refuses to let any file grow, as on a full disk
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 2
     assert "error: " in err.splitlines()[-1]
     assert "Traceback" not in err
     code, out, err = run(*arguments)

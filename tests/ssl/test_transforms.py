@@ -12,6 +12,7 @@ from vmflearn.ssl import CropSpec, MultiCropTransform, dino_crops
 from vmflearn.ssl.crops import draw
 from vmflearn.ssl.photometric import IMAGENET_MEAN, IMAGENET_STD, gaussian_blur, photometric
 from vmflearn.ssl.transforms import crop_transform
+from vmflearn.train.workers import START_METHOD
 
 PHOTOS = load_photos("test").images[::49]  # one patch of each photograph
 
@@ -93,7 +94,8 @@ def test_a_loader_with_workers_takes_it():
     transform = MultiCropTransform(dino_crops(16, 8, 1))
     assert len(pickle.loads(pickle.dumps(transform)).pipelines) == 3
 
-    loader = DataLoader(FakeData(8, (3, 40, 30), transform=transform), batch_size=4, num_workers=1)
+    images = FakeData(8, (3, 40, 30), transform=transform)
+    loader = DataLoader(images, batch_size=4, num_workers=1, multiprocessing_context=START_METHOD)
     views, labels = next(iter(loader))
     assert [tuple(view.shape) for view in views] == [(4, 3, 16, 16)] * 2 + [(4, 3, 8, 8)]
     assert len(labels) == 4
