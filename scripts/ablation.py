@@ -110,9 +110,7 @@ def cell_config(path: Path, overrides: list[str], cell: str, seed: int) -> "Conf
     for override in overrides:
         key = override.lstrip("-").partition("=")[0]
         if key in settings:
-            raise ConfigError(
-                f"{override}: {key} is what the runs of an ablation differ in; choose with --cells, --seeds"
-            )
+            raise ConfigError(f"{override}: the runs of an ablation differ in {key}; choose with --cells and --seeds")
     return load_config(path, [*overrides, *(f"{key}={value}" for key, value in settings.items())])
 
 

@@ -62,7 +62,7 @@ class Run:
         self.command += [f"--max-restarts={restarts}", str(ROOT / "scripts" / "pretrain.py")]
         self.command += [
             "--model.backbone=vit_tiny_patch16_224",
-            "--model.options={img_size: 16, patch_size: 8, embed_dim: 32, depth: 1, num_heads: 2}",
+            "--model.options={img_size: 16, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",  # one drops none
             "--model.drop_path=0.2",
             "--views.global_size=16",
             "--views.local_size=8",

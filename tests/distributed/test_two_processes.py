@@ -8,10 +8,28 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+TINY = [
+    "views.global_size=16",
+    "views.local_size=8",
+    "views.n_local=1",
+    "model.options={img_size: 16, patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2}",
+    "model.drop_path=0.4",
+    "head.out_dim=16",
+    "head.hidden_dim=16",
+    "head.bottleneck_dim=8",
+    "optimizer.batch_size=600",
+    "optimizer.warmup_epochs=1",
+    "run.epochs=3",
+    "run.log_every=1",
+    "run.knn_every=1",
+    "run.device=cpu",
+]
 
 
 def torchrun(n, *arguments):
@@ -72,6 +90,12 @@ def test_two_processes_train_like_one(tmp_path):
     assert "2 process(es) now, 1 before: every step keeps its images and their crops" in said
     found["changed"] = read(tmp_path / "changed" / "metrics.jsonl")
     assert [len(lines) for lines in found.values()] == [20, 20, 20]
+    newest = (tmp_path / str(n) / "checkpoints" / "step-00000020.pt" for n in (1, 2))
+    one, two = (torch.load(path, weights_only=True)["monitor"] for path in newest)
+    assert one["images"] == two["images"] == 20 * 2 * 64  # two views of each
+    assert torch.equal(one["last_win"], two["last_win"])
+    for line in read(tmp_path / "2" / "timing.jsonl"):  # of both processes together
+        assert line["images_per_second"] * line["seconds"] == pytest.approx(64)
     for other in (2, "changed"):
         for one, two in zip(found[1], found[other], strict=True):
             for key, value in one.items():
@@ -79,3 +103,97 @@ def test_two_processes_train_like_one(tmp_path):
                     assert two[key] == pytest.approx(value, rel=1e-6), (key, one["step"])
         for accuracy in ("knn_top1", "linear_top1"):
             assert found[other][-1][accuracy] == pytest.approx(found[1][-1][accuracy], abs=0.01)
+
+
+def test_two_processes_agree_to_stop_to_refuse_and_to_go_on(tmp_path):
+    """One start of torchrun: the runs in it begin where the ones before have left their folders."""
+    script = tmp_path / "agree.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import shutil, signal
+        from pathlib import Path
+        import torch, torch.distributed as dist
+        from timm.layers import DropPath
+        from vmflearn import distributed
+        from vmflearn.distributed import ElsewhereError
+        from vmflearn.train import CheckpointError, ConfigError, Interrupted, checkpoint, load_config, pretrain, probe
+        from vmflearn.train.folder_lock import FolderLock
+
+        dist.init_process_group("gloo")
+        rank, folder = dist.get_rank(), Path({str(tmp_path)!r})
+        SETTINGS = {TINY!r}
+
+        def train(name, *more):
+            return pretrain(load_config(None, [*SETTINGS, *more]), folder / name, quiet=True)
+
+        def refused(kind, words, name, *more):
+            try:
+                train(name, *more)
+            except (kind if rank == 0 else ElsewhereError) as error:
+                assert words in str(error), error
+                assert rank == 0 or str(error).startswith(f"process 0 could not go on: {{kind.__name__}}: "), error
+            else:
+                raise AssertionError("not refused")
+            dist.barrier()
+
+        masks, forward = [], DropPath.forward
+        def note(layer, x):
+            out = forward(layer, torch.ones_like(x))
+            masks.append((out[:, 0, 0] == 0).tolist())
+            return x * out
+        DropPath.forward = note
+        whole = train("whole")
+        DropPath.forward = forward
+        assert any(map(any, masks))
+        drawn = [mask for mask in distributed.gather_objects(masks)]
+        assert len(drawn[0]) == len(drawn[1]) and all(a != b for a, b in zip(*drawn)), "the same paths on both"
+        results = distributed.gather_objects(whole.metrics)
+        assert results[0] == results[1] and "knn_top1" in results[0]
+
+        words = "different settings: optimizer.lr is 0.0005 on process 0, 0.001 on process 1; start all with the same"
+        refused(ConfigError, words, "none", *["optimizer.lr=1e-3"] * rank)
+        refused(ConfigError, "seed is 0 on process 0, 1 on process 1; run.epochs is 3", "none", f"seed={{rank}}",
+                f"run.epochs={{3 + rank}}")
+        assert not (folder / "none").exists()
+
+        # one of them is told to stop, within the third call of the second evaluation
+        extract, calls = probe.extract_features, 0
+        def stop(*arguments, **settings):
+            global calls
+            calls += 1
+            if rank == 1 and calls == 5 + 3:  # four for the training images, one for the test images
+                signal.raise_signal(signal.SIGTERM)
+            return extract(*arguments, **settings)
+        probe.extract_features = stop
+        try:
+            train("broken")
+            raise AssertionError("not stopped")
+        except Interrupted as stopped:
+            assert stopped.signal == signal.SIGTERM
+            assert str(stopped) == "stopped at step 6; the same command continues from there", stopped
+        probe.extract_features = extract
+        dist.barrier()
+        saved = checkpoint.load_newest(folder / "broken" / "checkpoints", print)
+        assert saved["step"] == 6 and saved["pending"]["metrics"]["step"] == 6 and saved["recorded"] == 5
+        # and the checkpoint is then found to lack a part
+        del saved["monitor"]
+        if rank == 0:
+            checkpoint.save_checkpoint(folder / "broken" / "checkpoints", 6, saved)
+        dist.barrier()
+        train("broken")
+        for name in ("metrics.jsonl", "config.yaml"):
+            assert (folder / "broken" / name).read_bytes() == (folder / "whole" / name).read_bytes(), name
+        assert (folder / "broken" / "checkpoints" / "step-00000006.damaged").exists()
+
+        lock = FolderLock(folder / "whole", print) if rank == 0 else None
+        dist.barrier()
+        refused(CheckpointError, "is in use: a run goes on in it (another thread of this process, ", "whole")
+        if rank == 0:
+            lock.release()
+            shutil.rmtree(folder / "whole" / "checkpoints")
+        dist.barrier()
+        refused(CheckpointError, "holds the records of a run, and no checkpoint", "whole")
+        dist.destroy_process_group()
+        """)
+    )
+    torchrun(2, script)
