@@ -80,7 +80,7 @@ def scan_folder(root: Path) -> tuple[list[str], list[str]]:
             seen.add(target)
             further += _walk(root, f"{link}/", target, seen, paths, skipped)
         links = further
-    paths.sort(key=lambda path: natural_order(f"/{path}"))
+    paths.sort(key=natural_order)
     refuse_parts({path.rpartition("/")[0] for path in paths}, root)
     return paths, skipped.lines()
 
