@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from vmflearn.data.named import open_named
+from vmflearn.data.named import NamedImages, open_named
 from vmflearn.data.sources import open_source
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -137,3 +137,15 @@ def test_a_prefix_that_is_not_known_is_no_folder(tmp_path, name):
     images(tmp_path, "train/cat/1.png")
     with pytest.raises(ValueError, match=r"cannot be opened by name|does not list its images in a fixed order"):
         open_named(name, tmp_path)
+
+
+def test_a_set_that_does_not_know_every_class_has_none():
+    """As torchvision's Places365 lists its test images: None for each."""
+
+    class Listed(torch.utils.data.Dataset):
+        def __init__(self):
+            self.classes, self.targets = ["a", "b"], [0, None, 1]
+
+    source = NamedImages("torch/some", "test", Listed())
+    assert (source.class_names, source.labels.tolist()) == ((), [-1, -1, -1])
+    assert source.notes == ["no image has a class, because 1 of 3 in torch/some/test have none"]

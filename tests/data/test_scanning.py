@@ -57,7 +57,7 @@ def test_names_with_a_dot_are_passed_over_and_counted(tmp_path):
     touch(tmp_path, "lost+found/z.png", ".DS_Store", "a/.txt")
     source = open_images(tmp_path)
     assert (source.class_names, listed(source)) == (("a", "b"), ["a/x.png", "b/y.png"])
-    assert source.notes == ["skipped because the name begins with a dot: .ipynb_checkpoints and 3 more"]
+    assert source.notes == ["skipped because the name begins with a dot: .ipynb_checkpoints and 2 more"]
     hidden = tmp_path / ".cache" / "set"
     touch(hidden, "a/x.png")
     assert len(open_images(hidden)) == 1  # what lies above the folder is the user's business

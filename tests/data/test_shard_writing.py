@@ -101,6 +101,17 @@ def test_an_image_that_was_replaced_makes_other_shards(tmp_path, folder):
         write_shards(folder, tmp_path / "out")
 
 
+def test_an_image_that_was_moved_to_another_class_makes_other_shards(tmp_path, folder):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+    for path in folder.glob("*.png"):
+        path.rename(folder / ("a" if path.stem < "5" else "b") / path.name)
+    write_shards(folder, tmp_path / "out")
+    (folder / "a" / "4.png").rename(folder / "b" / "4.png")
+    with pytest.raises(ValueError, match="holds shards of other images"):
+        write_shards(folder, tmp_path / "out")
+
+
 def test_the_second_of_two_at_once_is_told_so(tmp_path, folder, monkeypatch):
     add, told = shard_writing._add, []
 

@@ -47,6 +47,18 @@ def test_a_further_picture_of_a_key_is_no_image(tmp_path):
     assert notes == [f"skipped because {reason}: 000001.seg.png and 1 more"]
 
 
+def test_a_picture_is_no_further_one_of_another_folder(tmp_path):
+    members = [
+        "7.jpg",
+        ("7.cls", b"0"),
+        "cats/7.left.jpg",
+        ("cats/7.cls", b"1"),
+        "dogs/7.right.jpg",
+        ("dogs/7.cls", b"2"),
+    ]
+    assert opened(tmp_path, *members) == (members[::2], ["0", "1", "2"], [])
+
+
 def test_a_further_picture_with_a_class_of_its_own_is_an_image(tmp_path):
     members = ["v1.jpg", ("v1.cls", b"0"), "v1.0.jpg", ("v1.0.cls", b"1")]
     assert opened(tmp_path, *members) == (["v1.jpg", "v1.0.jpg"], ["0", "1"], [])

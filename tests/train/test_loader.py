@@ -5,7 +5,7 @@ import torch
 from vmflearn import distributed
 from vmflearn.ssl.views import dino_crops
 from vmflearn.train.config import ConfigError, DataConfig
-from vmflearn.train.loader import ArrayLoader, Order, open_training
+from vmflearn.train.loader import ArrayLoader, Order, open_training, open_validation
 
 
 def test_an_epoch_visits_images_once_and_the_next_in_another_order():
@@ -68,3 +68,17 @@ def test_every_process_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         with pytest.raises(ConfigError, match=r"data\.source=folder: .* holds train and val, parts of one data set"):
             open_training(DataConfig(source="folder", root=str(tmp_path)))
+
+
+def test_validation_images_are_those_of_their_own_part(tmp_path):
+    here = ("train/a/1.png", "train/a/2.png", "val/a/1.png")
+    there = ("train/a/1.png", "val/a/1.png", "val/a/2.png", "val/a/3.png")
+    for name in (*here, *(f"other/{name}" for name in there)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    data = DataConfig(source="timm", name="torch/image_folder", root=str(tmp_path), val_split="validation")
+    assert (len(open_training(data)), len(open_validation(data))) == (2, 1)
+    data.val_root = str(tmp_path / "other")
+    assert (len(open_training(data)), len(open_validation(data))) == (2, 3)
+    data.val_split = None
+    assert len(open_validation(data)) == 1

@@ -144,3 +144,21 @@ def test_images_are_shown_as_dino_shows_them(size):
     shown, readable = _Centred(One(), size)[0]
     assert readable
     assert np.abs(shown.permute(1, 2, 0).numpy() - want).max() <= 2
+
+
+def test_images_that_cannot_be_read_have_no_say(tmp_path):
+    """Their classes go with them, wherever in the order they are."""
+    root = images(tmp_path / "train", "a/1.png", "a/2.png", "b/3.png", "b/4.png", "b/5.png")
+    for name in ("a/1.png", "b/4.png"):
+        (root / name).write_bytes(b"none")
+
+    class Brightness(torch.nn.Module):
+        num_features = 3
+
+        def forward(self, x):
+            return x.mean(dim=(2, 3))
+
+    features, labels = probe("folder", root, root).features(Brightness())
+    for x, y in zip(features, labels, strict=True):
+        assert x.isfinite().all()
+        assert y.tolist() == [0, 1, 1]

@@ -18,6 +18,9 @@ OTHER_TYPES = (
 )  # fmt: skip
 """Endings of images that are not read, and said to be so."""
 
+DISKS_OWN = "lost+found"
+"""A folder at the top of many a disk, which nobody but its administrator may read."""
+
 _PART = re.compile(r"(?<![a-z])(training|train|validation|valid|val|testing|test|evaluation|eval|dev)(?![a-z])")
 
 
@@ -80,7 +83,7 @@ def scan_folder(root: Path) -> tuple[list[str], list[str]]:
             seen.add(target)
             further += _walk(root, f"{link}/", target, seen, paths, skipped)
         links = further
-    paths.sort(key=lambda path: natural_order(f"/{path}"))
+    paths.sort(key=natural_order)
     refuse_parts({path.rpartition("/")[0] for path in paths}, root)
     return paths, skipped.lines()
 
@@ -102,7 +105,7 @@ def _walk(root: Path, inside: str, real: str, seen: set[str], paths: list[str], 
             path, suffix = inside + entry.name, os.path.splitext(entry.name)[1].lower()
             folder = entry.is_dir(follow_symlinks=False)
             if is_hidden(entry.name):
-                if folder or suffix in FILE_TYPES:
+                if entry.name != DISKS_OWN and (folder or suffix in FILE_TYPES):
                     skipped.add("the name begins with a dot", path)
             elif folder:
                 below = os.path.join(real, entry.name)
@@ -128,7 +131,7 @@ def _walk(root: Path, inside: str, real: str, seen: set[str], paths: list[str], 
 
 def is_hidden(name: str) -> bool:
     """Whether a name is a program's and not the user's: ``.ipynb_checkpoints``, ``._photo.jpg``, a disk's own."""
-    return name.startswith(".") or name == "lost+found"
+    return name.startswith(".") or name == DISKS_OWN
 
 
 def natural_order(text: str) -> tuple[list[str | int], str]:

@@ -142,8 +142,9 @@ def _find_shards(root: Path) -> tuple[list[str], list[str]]:
     names = sorted(path.name for path in root.iterdir() if path.is_file() and not is_hidden(path.name))
     found = [name for name in names if name.endswith(".tar")]
     skipped = Skipped()
+    others = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst", ".tar")  # in any letters
     for name in names:
-        if name.lower().endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst", ".tar")) and name not in found:
+        if name.lower().endswith(others) and not name.endswith(".tar"):
             skipped.add("only files that end in .tar are shards (unpack compressed ones)", name)
     parts: dict[str, dict[str, str]] = {}
     for name in found:
