@@ -178,6 +178,7 @@ def test_attention_of_transformers_with_other_tokens(name, options, grid):
         ("cait_xxs24_224", SMALL, "got Cait"),
         ("swin_tiny_patch4_window7_224", {"img_size": 32, "window_size": 2}, "got SwinTransformer"),
         ("vit_base_patch16_18x2_224", SMALL | {"depth": 1}, "a ParallelThingsBlock, attends in another way"),
+        ("vit_tiny_patch16_224", SMALL | {"attn_layer": "diff"}, "a Block, attends in another way"),
     ],
 )
 def test_attention_of_another_kind_is_refused(name, options, said):
@@ -185,6 +186,17 @@ def test_attention_of_another_kind_is_refused(name, options, said):
         network = create_backbone(name, **options)
     with pytest.raises(ValueError, match=said):
         attention_maps(network, torch.zeros(1, 3, 32, 32, device="meta"))
+
+
+@pytest.mark.parametrize("options", [{"qk_norm": True}, {"reg_tokens": 3}, {"attn_drop_rate": 0.5}])
+def test_attention_is_the_matrix_that_timm_writes_down(options):
+    vit, written = create_backbone("vit_tiny_patch16_224", **SMALL | options), []
+    for block in vit.blocks:
+        block.attn.q_norm.apply(lambda part: nn.init.normal_(part.weight) if isinstance(part, nn.LayerNorm) else None)
+    attend_with_matrix(vit)
+    vit.blocks[-1].attn.attn_drop.register_forward_pre_hook(lambda _, inputs: written.append(inputs[0]))
+    maps = attention_maps(vit, torch.randn(2, 3, 16, 32))
+    torch.testing.assert_close(maps.flatten(2), written[0][:, :, 0, vit.num_prefix_tokens :])
 
 
 def test_attention_needs_a_class_token():

@@ -62,12 +62,13 @@ def test_a_classifier_and_other_channels_may_be_put_on_it(tmp_path):
 
 
 def test_a_size_that_only_timms_name_tells_is_kept(tmp_path):
-    """Full-size networks are given no img_size: their positions are those of 224 pixels, whatever the crops' size."""
-    options = "model.options={patch_size: 56, embed_dim: 48, depth: 1, num_heads: 3}"
-    _, network, _ = exported(tmp_path, options, "views.global_size=112", "views.local_size=56")
+    """Full-size networks are given no img_size: their positions are those of 384 pixels, whatever the crops' size."""
+    options = "model.options={patch_size: 96, embed_dim: 48, depth: 1, num_heads: 3}"
+    name = "model.backbone=vit_small_patch16_384"
+    _, network, _ = exported(tmp_path, name, options, "views.global_size=192", "views.local_size=96")
     model = timm.create_model(f"local-dir:{tmp_path / 'backbone'}", pretrained=True).eval()
     assert torch.equal(model.pos_embed, network.backbone.pos_embed)
-    images = torch.randn(2, 3, 112, 112)
+    images = torch.randn(2, 3, 192, 192)
     assert torch.equal(model(images), network.backbone(images))
 
 
