@@ -79,6 +79,14 @@ def test_high_concentrations_do_not_cancel(kappa: float) -> None:
     assert fitted == pytest.approx((dim - 1) / 2 / spread, rel=1e-5, abs=0)
 
 
+@pytest.mark.parametrize("angle", [0.25, 0.2, 0.15, 0.12, 1e-2, 1e-4])
+def test_two_rows_at_an_angle_in_closed_form(angle: float) -> None:
+    """In three dimensions coth(k) - 1/k = cos(angle), and coth(k) is 1: k = 1 / 2 sin^2(angle / 2)."""
+    rows = [[math.cos(angle), sign * math.sin(angle), 0.0] for sign in (1, -1)]
+    kappa = VonMisesFisher.fit(rows).concentration.item()
+    assert kappa == pytest.approx(0.5 / math.sin(angle / 2) ** 2, rel=2e-15, abs=0)
+
+
 def test_weights_are_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     x = unit(50, 6)
     counts = torch.arange(50) % 4

@@ -9,6 +9,9 @@ from sklearn.exceptions import ConvergenceWarning
 
 from vmflearn.data.household import load_household
 from vmflearn.sphere import VonMisesFisherMixture
+from vmflearn.sphere.em import Data, Model, Parameters, Statistics
+from vmflearn.sphere.fitting import reseed
+from vmflearn.sphere.rows import dense_rows
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -103,6 +106,22 @@ def test_reseeding_ends_with_fewer_distinct_rows_than_components():
         assert mixture.converged_
         assert len(set(mixture.predict(X[::4]))) == 3
         assert np.isfinite(mixture.log_likelihoods_).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_lost_is_a_mass_below_a_hundred_millionth_of_a_row(scale):
+    """Whatever the unit of the statistics; after a move they add up to what they did."""
+    X = corners(0, 90, n=5)
+    rows, _ = dense_rows(torch.from_numpy(X), torch.device("cpu"), 100)
+    data = Data(rows, torch.ones(10, dtype=torch.float64), 10.0, 10)
+    parameters = Parameters(torch.full((2,), 0.5).double(), torch.eye(2).double(), torch.ones(2).double())
+    for mass, expected in ((0.9e-8, True), (1.1e-8, False)):
+        masses = scale * torch.tensor([10 - mass, mass], dtype=torch.float64)
+        statistics = Statistics(masses, masses[:, None] * torch.eye(2))
+        after, moved = reseed(data, statistics, parameters, Model("free", "soft", 0.0, 1e-8), 100)
+        assert moved is expected
+        assert after.masses.sum().item() == pytest.approx(10 * scale, rel=1e-8)  # but for what was lost
+        assert after.masses[1].item() == pytest.approx(scale * (10 / 3 if moved else mass), rel=1e-7)
 
 
 def test_rows_without_weight_attract_no_component():
