@@ -236,7 +236,7 @@ WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 @settings(max_examples=60, deadline=None)
 @given(WORDS)
-@example("\x85\u2028 \r\n")
+@example("\x85")
 @example("1e-3")
 @example("Null")
 @example("'\"'")
@@ -249,6 +249,7 @@ def test_any_text_survives_files_and_overrides(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "text.yaml"
     path.write_text(written.to_yaml(), encoding="utf-8")
     assert load_config(path) == written
+    assert load_config(path).to_yaml() == written.to_yaml()
     assert yaml.safe_load(written.to_yaml()) == written.to_dict()
     single = "'" + text.replace("'", "''") + "'"
     read = load_config(None, [f"data.root={json.dumps(text)}", f"data.split={single}", "data.val_root=" + text + "/x"])
