@@ -1,6 +1,7 @@
 """Feeding a run: what a worker does for an image, against DINO's twelve crops made image by image, on one core.
 
     python benchmarks/input_pipeline.py            # about two minutes
+    python benchmarks/input_pipeline.py --workers  # how workers start, on Linux; the rest of the report stays
     python benchmarks/input_pipeline.py --quick    # a few images, to see that it runs; targets are not judged
 
 The images are JPEG files of ImageNet's usual size, 500 x 375 pixels and as near to 110 kB as the quality setting brings
@@ -26,6 +27,7 @@ import torch
 from measure import RESULTS, ROW_HEAD, Peer, Row, compare, duration, environment, markdown_table, one_core, timed
 from PIL import Image, ImageFilter
 from torch import Tensor
+from worker_start import HEAD, N_WORKERS, rows
 
 from vmflearn.data.photos import PHOTOGRAPHS, load_photograph
 from vmflearn.data.sources import open_images
@@ -35,6 +37,8 @@ from vmflearn.train.canvases import Canvases, decode_batches
 SIZE, BYTES = (500, 375), 110_000
 GLOBAL, LOCAL, N_LOCAL = (224, (0.25, 1.0)), (96, (0.05, 0.25)), 10  # DINO's longer runs, and the paper's
 PACKAGES = ["torch", "torchvision", "pillow", "numpy", "timm"]
+WORKERS = "\n## How workers start\n"
+N_NAMES = 1_280_000  # an ImageNet
 
 
 def write_files(folder: Path) -> float:
@@ -137,21 +141,26 @@ def measure(folder: Path, batch: int, rounds: int) -> list[Row]:
     )
 
 
-def main(argv: list[str]) -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few images, one round; targets are not judged")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for input_pipeline.md")
-    settings = parser.parse_args(argv)
-    batch, rounds = (2, 1) if settings.quick else (40, 7)
-    with tempfile.TemporaryDirectory() as folder, one_core():
-        size = write_files(Path(folder))
-        rows = measure(Path(folder), batch, rounds)
-    if settings.quick:
-        rows = [replace(row, target=None) for row in rows]
-    rates = {row.what: row.ours for row in rows} | {row.peer: row.theirs for row in rows}
-    judged = [row.met for row in rows if row.met is not None]
-    text = (
+def worker_report(folder: Path, argv: list[str], n_images: int) -> str:
+    """The section on the start of workers."""
+    return (
+        f"{WORKERS}\nMeans of {N_WORKERS} workers: seconds of the processor, and memory that a process shares with no "
+        f"other. The index has {n_images:,} names, in a list or in tensors. fork copies the training process, "
+        "forkserver a small one that has imported PyTorch, spawn starts Python afresh; the library's choice is "
+        f"forkserver, with tensors.\n\n{environment('input_pipeline.py', argv, PACKAGES)}\n\n"
+        + markdown_table(HEAD, rows(folder, n_images))
+    )
+
+
+def pipeline_report(folder: Path, argv: list[str], size: float, quick: bool) -> str:
+    """The rest: what a worker does."""
+    batch, rounds = (2, 1) if quick else (40, 7)
+    found = measure(folder, batch, rounds)
+    if quick:
+        found = [replace(row, target=None) for row in found]
+    rates = {row.what: row.ours for row in found} | {row.peer: row.theirs for row in found}
+    judged = [row.met for row in found if row.met is not None]
+    return (
         "# The input pipeline\n\n"
         f"Medians of {rounds} alternating rounds of {batch} images on one core; ratios are medians of the ratios "
         f"within a round. Times are processor time for one image: {SIZE[0]} x {SIZE[1]} pixels, JPEG, "
@@ -159,16 +168,35 @@ def main(argv: list[str]) -> None:
         f"{LOCAL[0]} pixels.\n\n"
         f"{environment('input_pipeline.py', argv, PACKAGES)}\n\n"
         f"{sum(judged)} of {len(judged)} targets are met.\n\n"
-        + markdown_table(ROW_HEAD, [row.cells() for row in rows])
+        + markdown_table(ROW_HEAD, [row.cells() for row in found])
         + "\n"
         + markdown_table(
             ["one core", "an image", "images/s"],
             [[what, duration(seconds), f"{1 / seconds:.0f}"] for what, seconds in rates.items()],
         )
     )
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print and store."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", action="store_true", help="measure how workers start, and keep the rest")
+    parser.add_argument("--quick", action="store_true", help="few images, one round; targets are not judged")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for input_pipeline.md")
+    settings = parser.parse_args(argv)
+    report = settings.out / "input_pipeline.md"
+    before, mark, section = report.read_text(encoding="utf-8").partition(WORKERS) if report.exists() else ("", "", "")
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_files(Path(folder))
+        if settings.workers:
+            mark, section = "", worker_report(Path(folder), argv, 1000 if settings.quick else N_NAMES)
+        else:
+            with one_core():
+                before = pipeline_report(Path(folder), argv, size, settings.quick)
+    text = before + mark + section
     print(text)
     settings.out.mkdir(parents=True, exist_ok=True)
-    (settings.out / "input_pipeline.md").write_text(text, encoding="utf-8")
+    report.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
