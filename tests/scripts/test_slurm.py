@@ -112,28 +112,20 @@ def test_time_is_over_and_another_job_on_the_node_goes_on(cluster, folder):
     assert not list(ROOT.glob("*.saved"))
 
 
-def test_a_job_is_queued_again_twice_and_then_cancelled(cluster, folder):
-    run = Run(cluster, folder / "cancelled", steps=LONG)
+def test_a_job_is_queued_again_by_hand(cluster, folder):
+    run = Run(cluster, folder / "again", steps=LONG)
     run.reach(8)
     cluster.run("scontrol", "requeue", run.job.number)
     run.job.start_now()
     reached = run.steps()[-1]
-    run.reach(reached + 4)
+    run.reach(reached + 1)
     (first,) = run.continued()
     assert 0 < first <= reached
     run.job.signal("--signal=USR1")  # reaches the run, and not the batch script
-    run.job.start_now()
-    stopped = run.saved()
-    assert run.steps()[-1] == stopped
-    run.reach(stopped + 1)
-    assert run.continued() == [first, stopped]
-    run.job.signal()
-    run.job.wait_for("CANCELLED")
-    assert run.steps()[-1] == run.saved() > stopped
-    assert "cancelled; the same command goes on" in run.job.text()
-    time.sleep(2)
-    assert run.job.JobState == "CANCELLED"
+    run.job.wait_for("PENDING")
+    assert run.job.Restarts == "2"
     assert run.steps() == list(range(1, run.saved() + 1))
+    run.job.signal()
 
 
 def test_a_preempted_job_makes_room_and_goes_on(cluster, folder):
@@ -149,7 +141,7 @@ def test_a_preempted_job_makes_room_and_goes_on(cluster, folder):
     assert run.steps() == list(range(1, STEPS + 1))
 
 
-def test_what_is_killed_on_one_of_two_nodes_is_started_again(cluster, folder):
+def test_what_is_killed_on_one_of_two_nodes_is_started_again_and_what_is_cancelled_is_not(cluster, folder):
     run = Run(cluster, folder / "lost", "--nodes=2", steps=LONG)
     for times, worker in enumerate((True, False), start=1):
         reached = run.reach(times * 6)
@@ -160,6 +152,9 @@ def test_what_is_killed_on_one_of_two_nodes_is_started_again(cluster, folder):
         run.reach(reached + 1)
     run.job.signal()
     run.job.wait_for("CANCELLED")
+    assert "cancelled; the same command goes on" in run.job.text()
+    time.sleep(1)
+    assert run.job.JobState == "CANCELLED"
     assert run.job.Restarts == "0"
     assert "2 process(es)" in run.job.text()
     assert run.job.text().count("torchrun was killed on a node") == 1
