@@ -112,8 +112,8 @@ def count_operations(network: MultiCropNetwork, sizes: Sequence[int]) -> Operati
         teacher=sum(costs[size][0] for size in sizes[:2]),
         head=2.0 * sum(m.weight.numel() for m in matrices) * (3 * n_crops + 2),
         prototypes=layer * (3 * n_crops + 2),
-        # logits again; the two targets through the prototypes, forward, and into their gradient, backward
-        repeated=repeated + layer * (n_crops + 4),
+        # logits again; the two targets through the prototypes and into their gradient; each against each crop's logits
+        repeated=repeated + layer * (n_crops + 4) + 4.0 * n_crops * network.prototypes.out_dim,
     )
 
 
