@@ -93,7 +93,7 @@ def test_a_small_loss_of_large_logits_keeps_its_digits(chunk_size):
         for dtype, rel in ((torch.float64, 4e-13), (torch.float32, 6e-5)):  # 1 + exp(-10) is rounded
             layer, q = on_axes(s[order], 1, dtype), torch.softmax(s[order], dim=0).to(dtype)
             above = math.log1p(math.exp(-10) + math.exp(-300))  # the log-sum-exp, less 300
-            expected = sum(p * (above + 300 - x) for p, x in zip(q.tolist(), s[order].tolist(), strict=True))
+            expected = sum(p * (above + (300 - x)) for p, x in zip(q.tolist(), s[order].tolist(), strict=True))
             rows, both = torch.ones(2, 1, 1, dtype=dtype), q.expand(2, 1, 3)
             loss = prototype_loss(rows, layer, 1.0, both, chunk_size=chunk_size)
             assert expected == pytest.approx(4.99378e-4, rel=1e-6)
