@@ -4,7 +4,7 @@ They are forked, but from a server that does nothing else (`multiprocessing`'s "
 once for all of them. Forked from the training process itself they would start in no time; but it has threads (of
 autograd, of a checkpoint's writer, of TensorBoard, of CUDA), a lock that one of them holds at that moment stays locked
 in the child for ever, and Python 3.12 and later warn of it. Started afresh ("spawn"), where there is no such server,
-each imports PyTorch for itself. benchmarks/results/input_pipeline.md has time and memory of all three.
+each imports PyTorch for itself. ``python benchmarks/input_pipeline.py --workers`` measures all three.
 
 What a worker works on is pickled for it, so an index of a million images belongs into tensors: these are not copied,
 but lie in memory that all processes share.
