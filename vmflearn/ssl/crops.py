@@ -19,7 +19,7 @@ from torch import Tensor
 from vmflearn.ssl.keyed_random import keyed_uniforms
 
 FLIP, JITTER = 0.5, 0.8  # probabilities, the same for every crop
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1  # half widths of the factors around 1 (hue: around 0)
+BRIGHTNESS, CONTRAST, HUE = 0.4, 0.4, 0.1  # half widths of the factors around 1 (hue: around 0)
 ASPECT = (3 / 4, 4 / 3)  # width / height of a crop's box
 TRIES = 10  # boxes tried before the central one is taken
 
@@ -45,6 +45,10 @@ class CropSpec:
         than 2.5 would let brightness and contrast go below zero.
     grey
         Probability that the colours are dropped.
+    saturation
+        Half width of the saturation's factor at strength 1; MSN's is 0.4.
+    bilinear
+        Resample with the linear kernel, as MSN does, in place of the cubic one.
 
     Raises
     ------
@@ -59,6 +63,8 @@ class CropSpec:
     sigma: tuple[float, float] = (0.1, 2.0)
     jitter: float = 1.0
     grey: float = 0.2
+    saturation: float = 0.2
+    bilinear: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -69,7 +75,7 @@ class CropSpec:
             raise ValueError(f"sigma must be two rising positive numbers of pixels, got {self.sigma}")
         if not 0 <= self.jitter <= 1 / BRIGHTNESS:
             raise ValueError(f"jitter must be a strength from 0 to {1 / BRIGHTNESS}, got {self.jitter}")
-        for name in ("blur", "solarize", "grey"):
+        for name in ("blur", "solarize", "grey", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a probability, 0 to 1, got {getattr(self, name)}")
 
@@ -207,7 +213,7 @@ def draw(crops: Sequence[CropSpec], *, seed: int, epoch: int, indices: ArrayLike
 def _draw_one(spec: CropSpec, u: NDArray[np.float64], sizes: NDArray[np.int64]) -> Draws:
     # Columns of u: 4 for each tried box, then 14 that know nothing of the image's size.
     tries, rest = u[:, : 4 * TRIES], u[:, 4 * TRIES :]
-    spread = spec.jitter * np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE])
+    spread = spec.jitter * np.array([BRIGHTNESS, CONTRAST, spec.saturation, HUE])
     factors = np.array([1.0, 1.0, 1.0, 0.0]) + spread * (2 * rest[:, 2:6] - 1)
     return Draws(
         boxes=torch.from_numpy(_boxes(spec.scale, tries.reshape(-1, TRIES, 4), sizes)),

@@ -20,7 +20,7 @@ from vmflearn.ssl.crops import Draws
 from vmflearn.ssl.transfer import send
 
 
-def crop_batch(images: Tensor, draws: Draws, size: int) -> Tensor:
+def crop_batch(images: Tensor, draws: Draws, size: int, *, bilinear: bool = False) -> Tensor:
     """Cut, resample and flip a crop of every image of a batch.
 
     Parameters
@@ -31,6 +31,8 @@ def crop_batch(images: Tensor, draws: Draws, size: int) -> Tensor:
         A row for each image; `boxes` and `flip` are used.
     size
         Side of the crops.
+    bilinear
+        Resample with the linear kernel, 1 - |x|, in place of the cubic one; antialiased as well.
 
     Returns
     -------
@@ -49,15 +51,15 @@ def crop_batch(images: Tensor, draws: Draws, size: int) -> Tensor:
     batch, channels, height, width = images.shape
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
     boxes = send(draws.boxes.float(), images.device)
-    rows = resampling_matrix(boxes[:, 0], boxes[:, 2], height, size)  # (batch, size, height)
-    columns = resampling_matrix(boxes[:, 1], boxes[:, 3], width, size)  # (batch, size, width)
+    rows = resampling_matrix(boxes[:, 0], boxes[:, 2], height, size, bilinear=bilinear)  # (batch, size, height)
+    columns = resampling_matrix(boxes[:, 1], boxes[:, 3], width, size, bilinear=bilinear)  # (batch, size, width)
     columns = torch.where(send(draws.flip, images.device)[:, None, None], columns.flip(1), columns)
     values = torch.bmm(values.reshape(batch, channels * height, width), columns.mT)
     rows = rows[:, None].expand(-1, channels, -1, -1)
     return torch.matmul(rows, values.view(batch, channels, height, size)).clamp_(0, 1)
 
 
-def resampling_matrix(start: Tensor, length: Tensor, n: int, size: int) -> Tensor:
+def resampling_matrix(start: Tensor, length: Tensor, n: int, size: int, *, bilinear: bool = False) -> Tensor:
     """Matrices that resample intervals of n pixels to `size` pixels.
 
     Parameters
@@ -68,6 +70,8 @@ def resampling_matrix(start: Tensor, length: Tensor, n: int, size: int) -> Tenso
         Number of pixels of the whole row.
     size
         Number of pixels to make.
+    bilinear
+        The linear kernel in place of the cubic one.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def resampling_matrix(start: Tensor, length: Tensor, n: int, size: int) -> Tenso
     stretch = 1 / step.clamp(min=1)  # the kernel widens when shrinking, never narrows
     x = ((pixels + 0.5 - centres[..., None]) * stretch[..., None]).abs_()  # (batch, size, n)
     inside = (pixels + 1 > start[:, None]) & (pixels < (start + length)[:, None])  # wholly or in part
-    weights = _cubic(x).mul_(inside[:, None])
+    weights = ((1 - x).clamp_(min=0) if bilinear else _cubic(x)).mul_(inside[:, None])
     return weights.div_(weights.sum(dim=-1, keepdim=True))
 
 
@@ -93,7 +97,7 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, inner, outer)
 
 
-def crop_canvases(canvases: Tensor, draws: Draws, scale: Tensor, size: int) -> Tensor:
+def crop_canvases(canvases: Tensor, draws: Draws, scale: Tensor, size: int, *, bilinear: bool = False) -> Tensor:
     """Cut, resample and flip a crop of every image of a batch of canvases: images of different sizes, padded.
 
     On the CPU each box goes through torchvision's kernel for bytes, whose result is rounded to 256 levels. On a GPU the
@@ -111,6 +115,8 @@ def crop_canvases(canvases: Tensor, draws: Draws, scale: Tensor, size: int) -> T
         decoded at its own size; below, boxes fall between pixels of the canvas, to 1/256 of a pixel.
     size
         Side of the crops.
+    bilinear
+        Resample with the linear kernel in place of the cubic one.
 
     Returns
     -------
@@ -131,9 +137,9 @@ def crop_canvases(canvases: Tensor, draws: Draws, scale: Tensor, size: int) -> T
     start = _on_canvas(draws.boxes[:, :2], scale)
     end = _on_canvas(draws.boxes[:, :2] + draws.boxes[:, 2:], scale)
     if canvases.device.type == "cuda":
-        return _crop_windows(canvases, start, end, draws.flip, size, torch.float16)
+        return _crop_windows(canvases, start, end, draws.flip, size, torch.float16, bilinear)
     boxes = torch.cat([start, end], dim=1).tolist()
-    crops = [_crop_bytes(canvas, box, size) for canvas, box in zip(canvases, boxes, strict=True)]
+    crops = [_crop_bytes(canvas, box, size, bilinear) for canvas, box in zip(canvases, boxes, strict=True)]
     flipped = [crop.flip(-1) if flip else crop for crop, flip in zip(crops, draws.flip.tolist(), strict=True)]
     return torch.stack(flipped).float().div_(255)
 
@@ -146,21 +152,24 @@ def _on_canvas(pixels: Tensor, scale: Tensor) -> Tensor:
     return (pixels * scale).mul_(256).round_().div_(256)
 
 
-def _crop_bytes(canvas: Tensor, box: list[float], size: int) -> Tensor:
+def _crop_bytes(canvas: Tensor, box: list[float], size: int, bilinear: bool) -> Tensor:
     """One crop (3, size, size) uint8 of a canvas (height, width, 3). No pixel counts beyond those the box touches."""
     from torchvision.transforms.v2 import InterpolationMode, functional
 
     top, left, bottom, right = *map(math.floor, box[:2]), *map(math.ceil, box[2:])
     window = canvas[top:bottom, left:right]
     if box == [top, left, bottom, right]:
-        mode = InterpolationMode.BICUBIC
+        mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
         return functional.resize(window.permute(2, 0, 1), [size, size], mode, antialias=True)
     inner = (box[1] - left, box[0] - top, box[3] - left, box[2] - top)  # between pixels: Pillow takes such a box
-    crop = Image.fromarray(window.numpy()).resize((size, size), Image.Resampling.BICUBIC, box=inner)
+    kernel = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
+    crop = Image.fromarray(window.numpy()).resize((size, size), kernel, box=inner)
     return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
 
 
-def _crop_windows(canvases: Tensor, start: Tensor, end: Tensor, flip: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+def _crop_windows(
+    canvases: Tensor, start: Tensor, end: Tensor, flip: Tensor, size: int, dtype: torch.dtype, bilinear: bool = False
+) -> Tensor:
     """Crops (batch, 3, size, size) by matrices, of windows as large as the largest box.
 
     Nothing here waits for the device: the windows' size is known from the boxes, which are on the CPU.
@@ -176,8 +185,8 @@ def _crop_windows(canvases: Tensor, start: Tensor, end: Tensor, flip: Tensor, si
     along = torch.arange(n_columns, device=canvases.device)
     places = first[:, None, None] + down[:, None] + along  # (batch, n_rows, n_columns)
     windows = canvases.reshape(-1, 3)[places].permute(0, 3, 1, 2).to(dtype)
-    rows = resampling_matrix(offset[:, 0], length[:, 0], n_rows, size).to(dtype)
-    columns = resampling_matrix(offset[:, 1], length[:, 1], n_columns, size).to(dtype)
+    rows = resampling_matrix(offset[:, 0], length[:, 0], n_rows, size, bilinear=bilinear).to(dtype)
+    columns = resampling_matrix(offset[:, 1], length[:, 1], n_columns, size, bilinear=bilinear).to(dtype)
     columns = torch.where(send(flip, canvases.device)[:, None, None], columns.flip(1), columns)
     crops = torch.bmm(windows.reshape(batch, 3 * n_rows, n_columns), columns.mT).view(batch, 3, n_rows, size)
     crops = torch.matmul(rows[:, None].expand(-1, 3, -1, -1), crops)

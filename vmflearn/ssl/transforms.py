@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vmflearn.ssl.crops import ASPECT, BRIGHTNESS, CONTRAST, FLIP, HUE, JITTER, SATURATION, CropSpec
+from vmflearn.ssl.crops import ASPECT, BRIGHTNESS, CONTRAST, FLIP, HUE, JITTER, CropSpec
 from vmflearn.ssl.photometric import BLUR_RADIUS, IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -98,11 +98,12 @@ def crop_transform(spec: CropSpec) -> v2.Compose:
         From a PIL image of mode RGB or a uint8 tensor (3, height, width) to a float32 tensor (3, size, size),
         normalised with the mean and standard deviation of ImageNet.
     """
-    half_widths = [spec.jitter * half_width for half_width in (BRIGHTNESS, CONTRAST, SATURATION, HUE)]
+    half_widths = [spec.jitter * half_width for half_width in (BRIGHTNESS, CONTRAST, spec.saturation, HUE)]
+    kernel = v2.InterpolationMode.BILINEAR if spec.bilinear else v2.InterpolationMode.BICUBIC
     taps = 2 * min(BLUR_RADIUS, spec.size - 1) + 1  # reflection at the border serves no more
     return v2.Compose(
         [
-            v2.RandomResizedCrop(spec.size, spec.scale, ASPECT, v2.InterpolationMode.BICUBIC, antialias=True),
+            v2.RandomResizedCrop(spec.size, spec.scale, ASPECT, kernel, antialias=True),
             v2.RandomHorizontalFlip(FLIP),
             v2.RandomApply([v2.ColorJitter(*half_widths)], JITTER),
             v2.RandomGrayscale(spec.grey),

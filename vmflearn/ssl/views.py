@@ -65,7 +65,9 @@ def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], se
     sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
     draws = draw(crops, seed=seed, epoch=epoch, indices=torch.as_tensor(indices).cpu(), sizes=sizes)
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-    return _views(crops, draws, lambda drawn, size: crop_batch(values, drawn, size), images.device)
+    return _views(
+        crops, draws, lambda drawn, spec: crop_batch(values, drawn, spec.size, bilinear=spec.bilinear), images.device
+    )
 
 
 def multi_crop_canvases(
@@ -105,7 +107,12 @@ def multi_crop_canvases(
     """
     draws = draw(crops, seed=seed, epoch=epoch, indices=indices, sizes=sizes)
     scale = shapes.double() / sizes
-    return _views(crops, draws, lambda drawn, size: crop_canvases(canvases, drawn, scale, size), canvases.device)
+    return _views(
+        crops,
+        draws,
+        lambda drawn, spec: crop_canvases(canvases, drawn, scale, spec.size, bilinear=spec.bilinear),
+        canvases.device,
+    )
 
 
 def _check_range(images: Tensor) -> None:
@@ -125,7 +132,7 @@ def _check_range(images: Tensor) -> None:
 
 
 def _views(
-    crops: Sequence[CropSpec], draws: Sequence[Draws], cut: Callable[[Draws, int], Tensor], device: torch.device
+    crops: Sequence[CropSpec], draws: Sequence[Draws], cut: Callable[[Draws, CropSpec], Tensor], device: torch.device
 ) -> list[Tensor]:
     """Cut every crop and change its colours.
 
@@ -137,7 +144,7 @@ def _views(
         few = max(1, CPU_PASS // (3 * size * size * len(draws[0])))
         share = few if device.type == "cpu" else len(which)
         for group in (which[i : i + share] for i in range(0, len(which), share)):
-            cuts = [cut(draws[i], size) for i in group]
+            cuts = [cut(draws[i], crops[i]) for i in group]
             together = torch.cat(cuts) if len(cuts) > 1 else cuts[0]
             coloured = photometric(together, Draws.cat([draws[i] for i in group]))
             views |= zip(group, coloured.chunk(len(group)), strict=True)
