@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from vmflearn.train.checkpoint import differences
 from vmflearn.train.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, join_overrides, load_config
+from vmflearn.train.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "scripts" / "configs").glob("*.yaml"))
@@ -39,6 +41,8 @@ def test_what_is_stored_means_what_yaml_says(path):
         if not isinstance(value, dict):
             setattr(expected, key, value)
             continue
+        if key == "method":
+            expected.method = METHODS[value["name"]].Settings()
         section = getattr(expected, key)
         for name, inner in value.items():
             default = getattr(section, name)
@@ -66,7 +70,10 @@ def test_shipped_configurations_are_all_here():
     names = {path.stem for path in CONFIGS}
     assert {f"{pair}_{method}" for pair in PAIRS for method in ("dino", "dino_vmf")} <= names
     assert {"imagenet_vit_small16_ablation", "cifar10_ablation", "photos_ablation", "photos_book"} <= names
-    assert len(names) == 2 * len(PAIRS) + 5
+    patches = {"imagenet_vit_small16", "imagenet_vit_base16", "imagenette_vit_small16", "photos_vit_tiny"}
+    assert {f"{name}_{method}" for name in patches for method in ("ibot", "ibot_vmf")} <= names
+    assert {"imagenet_vit_small16_msn", "photos_vit_tiny_msn"} <= names
+    assert len(names) == 2 * len(PAIRS) + 5 + 2 * len(patches) + 2
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -87,6 +94,43 @@ def test_dino_and_dino_vmf_differ_in_what_is_stated_and_nothing_else(pair):
             "optimizer.batch_size: 1024 -> 512",
         }
     assert set(differences(dino.to_dict(), vmf.to_dict())) == stated
+
+
+@pytest.mark.parametrize("name", ["imagenet_vit_small16", "imagenette_vit_small16", "photos_vit_tiny"])
+def test_ibot_and_ibot_vmf_differ_in_normaliser_and_centring_alone(name):
+    ibot, vmf = shipped(f"{name}_ibot"), shipped(f"{name}_ibot_vmf")
+    found = {line for line in differences(ibot.to_dict(), vmf.to_dict()) if not line.startswith("name")}
+    assert found == {"head.normalization: none -> vmf", "teacher.centering: logit -> probability"}
+
+
+def test_msn_carries_its_published_settings():
+    """Rates for its batch of 1024: from 2e-4 to 1e-3; sharpening 0.25."""
+    config = shipped("imagenet_vit_small16_msn")
+    scale = config.optimizer.batch_size / 256
+    assert config.method.warmup_lr * scale == pytest.approx(2e-4)
+    assert config.optimizer.lr * scale == pytest.approx(1e-3)
+    assert config.teacher.temp / config.teacher.student_temp == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.name=simclr"], "method.name must be one of dino, ibot, msn, not 'simclr'"),
+        (["method.name=ibot", "method.mask_ratios=[0, 1.2]"], "a mask's share must lie in"),
+        (["method.name=ibot", "method.masks=1"], "unknown key method.masks; did you mean method.mask"),
+        (["method.name=ibot", "method.patch_out_dim=64"], "shared_head=true scores both with the same prototypes"),
+        (["method.name=ibot", "method.start_epoch=90"], "together longer than the run"),
+        (["method.name=ibot", "teacher.centering=sinkhorn"], "iBOT centres its patches; give logit or probability"),
+        (["method.name=msn"], "teacher.centering=probability: MSN has no centre"),
+        (["method.name=msn", "teacher.centering=sinkhorn", "optimizer.accumulation=2"], "accumulation=2: the mean"),
+        (["method.name=msn", "teacher.centering=sinkhorn", "method.dropped=1"], "method.dropped must be below 1"),
+        (["method.name=msn", "method.stretch=0.5"], "method.stretch must be at least 1, not 0.5"),
+        (["method.shared_head=false"], "unknown key method.shared_head"),
+    ],
+)
+def test_settings_that_a_method_cannot_run_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(None, overrides)
 
 
 def test_the_ablation_on_imagenet_is_the_recipe_at_100_epochs():
@@ -111,7 +155,7 @@ def test_a_recipe_says_where_its_values_come_from(path):
     """Or points to the one that it departs from; and no setting stands in it twice."""
     text = path.read_text(encoding="utf-8")
     assert "Source" in text or path.stem == "photos_vit_tiny_dino_vmf"
-    marks = {mark for mark in ("(D)", "(P)", "(S)", "(V)") if mark in text}
+    marks = {mark for mark in ("(D)", "(I)", "(M)", "(P)", "(S)", "(V)") if mark in text}
     head = text[: text.index("name:")]
     assert all(mark in head for mark in marks)
     assert f"configs/{path.name}" in head or path.stem == "photos_vit_tiny_dino_vmf"

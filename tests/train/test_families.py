@@ -11,6 +11,7 @@ from vmflearn.ssl import ProbabilityCentering, load_published
 from vmflearn.train import ConfigError, StepSettings, build_model, load_config, training_step
 from vmflearn.train.cost import count_cost
 from vmflearn.train.first_pass import check_crops
+from vmflearn.train.methods import DINO
 from vmflearn.train.optimizer import make_optimizer
 from vmflearn.train.run_folder import export_backbone
 
@@ -65,7 +66,7 @@ def test_a_step_and_an_export_of_every_family(name, tmp_path):
     crops = [torch.randn(4, 3, side, side) for side in (size, size, local)]
     settings = StepSettings(lr=1e-3, weight_decay=0.1, momentum=0.9, student_temp=0.1, teacher_temp=0.05)
     before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
-    training_step(student, teacher, ProbabilityCentering(16), make_optimizer(student), crops, settings)
+    training_step(DINO(student, teacher, ProbabilityCentering(16)), make_optimizer(student), crops, settings)
     moved = [
         key for key, tensor in teacher.backbone.state_dict().items() if not tensor.equal(before[f"backbone.{key}"])
     ]

@@ -64,9 +64,9 @@ def test_networks(state):
 
 
 def test_centring_lengths_and_probe(state):
-    assert type(state.centering).__name__ == "LogitCentering"
-    assert state.centering.momentum == 0.75
-    assert state.centering.center.shape == (24,)
+    assert type(state.method.centerings()["centering"]).__name__ == "LogitCentering"
+    assert state.method.centerings()["centering"].momentum == 0.75
+    assert state.method.centerings()["centering"].center.shape == (24,)
     assert (state.steps_per_epoch, state.total, state.last) == (20, 60, 7)
     assert state.probe.k == 9
 

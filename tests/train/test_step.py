@@ -11,8 +11,9 @@ from vmflearn.sphere import log_normalizer
 from vmflearn.ssl import DINOHead, LogitCentering, MultiCropNetwork, ProbabilityCentering, SinkhornKnopp, koleo_loss
 from vmflearn.train import StepSettings, TrainingError, training_step
 from vmflearn.train.config import load_config
+from vmflearn.train.methods import DINO
 from vmflearn.train.optimizer import make_optimizer
-from vmflearn.train.trainer import step_settings
+from vmflearn.train.step_settings import step_settings
 
 WIDTH, HIDDEN, BOTTLENECK = 5, 7, 6
 
@@ -164,7 +165,7 @@ def test_steps_equal_the_longhand(normalization, learn_magnitudes, n_local, out_
             freeze_prototypes=step < 2,
             accumulation=parts,
         )
-        result = training_step(student, teacher, centering, optimizer, crops, settings)
+        result = training_step(DINO(student, teacher, centering), optimizer, crops, settings)
         assert result.loss == pytest.approx(longhand.step(crops, settings), rel=1e-10, abs=1e-14)
         for network, expected in ((student, longhand.student), (teacher, longhand.teacher)):
             for name, parameter in network.named_parameters():
@@ -186,7 +187,7 @@ def test_magnitudes_that_do_not_decay_keep_their_length():
     for decays in (True, False):
         student, teacher, centering, optimizer = make("vmf", 9, True, decay_magnitudes=decays)
         before = student.prototypes.weight_g.detach().clone()
-        training_step(student, teacher, centering, optimizer, make_crops(1), settings())
+        training_step(DINO(student, teacher, centering), optimizer, make_crops(1), settings())
         moved[decays] = student.prototypes.weight_g.detach() / before
     # AdamW's step is the same in both; the decay factor 1 - lr wd is the difference
     torch.testing.assert_close(moved[False] - moved[True], torch.full((9, 1), 1e-2 * 0.4, dtype=torch.float64))
@@ -201,7 +202,7 @@ def test_the_centre_can_leave_the_normaliser_out():
         _, y = teacher.embed(crops[:2])
         p = teacher.prototypes
         z = y.flatten(0, 1) @ (p.weight_g * p.weight_v / p.weight_v.norm(dim=1, keepdim=True)).T / tau
-    training_step(student, teacher, centering, optimizer, crops, settings(center_normalizer=False))
+    training_step(DINO(student, teacher, centering), optimizer, crops, settings(center_normalizer=False))
     torch.testing.assert_close(centering.center, 0.1 * z.softmax(-1).mean(0).log())
 
 
@@ -212,7 +213,7 @@ def test_koleo_pulls_duplicates_apart_and_is_reported(parts):
         student.prototypes.weight_v[1] = student.prototypes.weight_v[0] + 0.01
     before = float(koleo_loss(student.prototypes.directions.detach()))
     result = training_step(
-        student, teacher, centering, optimizer, make_crops(1), settings(koleo=10.0, accumulation=parts)
+        DINO(student, teacher, centering), optimizer, make_crops(1), settings(koleo=10.0, accumulation=parts)
     )
     assert float(result.koleo) == pytest.approx(before)
     assert float(koleo_loss(student.prototypes.directions.detach())) < before - 0.1
@@ -220,7 +221,7 @@ def test_koleo_pulls_duplicates_apart_and_is_reported(parts):
 
 def test_sinkhorn_gives_targets_that_use_all_components():
     student, teacher, centering, optimizer = make("l2", 9, False, SinkhornKnopp)
-    result = training_step(student, teacher, centering, optimizer, make_crops(1, batch=18), settings())
+    result = training_step(DINO(student, teacher, centering), optimizer, make_crops(1, batch=18), settings())
     share = result.targets.flatten(0, 1).mean(0)
     assert float((share - 1 / 9).abs().max()) < 0.02
 
@@ -232,7 +233,7 @@ def test_parts_with_koleo_and_any_centring_take_the_step_of_the_whole_batch(kind
     for parts in (1, 2, 3, 6):
         student, teacher, centering, optimizer = make("vmf", 9, True, kind)
         chosen = settings(koleo=0.1, accumulation=parts, clip_grad=0.05)
-        losses = [training_step(student, teacher, centering, optimizer, crops, chosen).loss for _ in range(3)]
+        losses = [training_step(DINO(student, teacher, centering), optimizer, crops, chosen).loss for _ in range(3)]
         state = {**student.state_dict(), **{f"teacher.{k}": v for k, v in teacher.state_dict().items()}}
         ends.append((losses, {**state, **centering.state_dict()}))
     for losses, state in ends[1:]:
@@ -245,7 +246,7 @@ def test_parts_with_koleo_and_any_centring_take_the_step_of_the_whole_batch(kind
 def test_images_that_do_not_divide_are_refused(parts):
     student, teacher, centering, optimizer = make("vmf", 9, True)
     with pytest.raises(ValueError, match=f"accumulation={parts} does not divide 4 images"):
-        training_step(student, teacher, centering, optimizer, make_crops(1), settings(accumulation=parts))
+        training_step(DINO(student, teacher, centering), optimizer, make_crops(1), settings(accumulation=parts))
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -255,7 +256,7 @@ def test_a_loss_that_is_not_finite_names_the_image_and_changes_nothing(parts):
     crops = make_crops(2)
     crops[3][2, 0, 0, 0] = math.nan
     with pytest.raises(TrainingError, match=r"loss is nan .*student_features of image 2 of the batch"):
-        training_step(student, teacher, centering, optimizer, crops, settings(accumulation=parts))
+        training_step(DINO(student, teacher, centering), optimizer, crops, settings(accumulation=parts))
     for part, saved in zip((student, teacher, centering), before, strict=True):
         for name, value in part.state_dict().items():
             assert torch.equal(value, saved[name])
@@ -264,7 +265,7 @@ def test_a_loss_that_is_not_finite_names_the_image_and_changes_nothing(parts):
 
 def test_a_batch_of_one_takes_a_step():
     student, teacher, centering, optimizer = make("vmf", 9, True)
-    result = training_step(student, teacher, centering, optimizer, make_crops(2, batch=1), settings())
+    result = training_step(DINO(student, teacher, centering), optimizer, make_crops(2, batch=1), settings())
     assert math.isfinite(result.loss)
     assert all(bool(p.isfinite().all()) for p in student.parameters())
 
@@ -272,7 +273,7 @@ def test_a_batch_of_one_takes_a_step():
 def test_one_crop_is_refused():
     student, teacher, centering, optimizer = make("vmf", 9, True)
     with pytest.raises(ValueError, match="crops"):
-        training_step(student, teacher, centering, optimizer, make_crops(0)[:1], settings())
+        training_step(DINO(student, teacher, centering), optimizer, make_crops(0)[:1], settings())
 
 
 def test_schedules_equal_dinos_arrays_at_every_step():

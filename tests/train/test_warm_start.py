@@ -81,7 +81,7 @@ def test_an_own_checkpoint_restores_networks_and_centre(run, saved):
     assert equal(state.student, saved["student"])
     assert equal(state.teacher, saved["teacher"])
     assert not equal(state.student, saved["teacher"])
-    assert torch.equal(state.centering.center, saved["centering"]["center"])
+    assert torch.equal(state.method.centerings()["centering"].center, saved["centering"]["center"])
     assert saved["centering"]["center"].abs().max() > 0
     assert state.step == 0
     assert not state.optimizer.state
@@ -94,7 +94,7 @@ def test_dinos_file_restores_networks_and_centre(saved, tmp_path):
     lines = start_from(state, tmp_path / "checkpoint.pth")
     assert equal(state.student, saved["student"])
     assert equal(state.teacher, saved["teacher"])
-    assert torch.equal(state.centering.center, saved["centering"]["center"])
+    assert torch.equal(state.method.centerings()["centering"].center, saved["centering"]["center"])
     assert "  restored: the centre" in lines
 
 
@@ -104,7 +104,7 @@ def test_dino_vmf_may_start_from_dino(run, saved):
     assert equal(state.teacher, saved["teacher"])
     assert "  restored: prototypes, read as 'vmf' from now on, not 'none'" in lines
     assert "  afresh: the centre (the file's is one of logit space, teacher.centering=probability)" in lines
-    assert not state.centering.center.any()
+    assert not state.method.centerings()["centering"].center.any()
 
 
 def test_other_prototypes_start_afresh_with_their_centre(run, saved):

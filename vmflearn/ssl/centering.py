@@ -2,10 +2,13 @@
 
 It happens in logit space (Eqs. 4 and 8) or in probability space (Eqs. 7 and 9). Both hold a running centre in a buffer.
 A training step first asks for `probabilities`, the targets, and then calls `update` with the same logits, so that the
-centre of a step comes from the steps before it.
+centre of a step comes from the steps before it. `update` is two things that a step can also do apart: `batch_center`
+says where these logits would have the centre, and `move` goes there.
 """
 
 import math
+from abc import abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +45,34 @@ class _Centering(nn.Module):
             raise ValueError(f"temperature must be a positive, finite number, got {temperature}")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _move_center(self, batch_center: Tensor) -> None:
+    @abstractmethod
+    def batch_center(self, chunks: Iterable[Tensor], temperature: float) -> Tensor:
+        """Where a batch would have the centre, over all processes.
+
+        Parameters
+        ----------
+        chunks : iterable of Tensor, each (..., out_dim)
+            Complete logits of the batch, in one piece or in several, of which only one need exist at a time. Processes
+            must hold equally many rows.
+        temperature : float
+            The teacher's.
+
+        Returns
+        -------
+        Tensor, (out_dim,)
+        """
+
+    @torch.no_grad()
+    def move(self, batch_center: Tensor) -> None:
         """Move the centre: c <- m c + (1 - m) batch_center."""
         self.center.lerp_(batch_center.to(self.center.dtype), 1 - self.momentum)
+
+    def update(self, logits: Tensor, temperature: float) -> None:
+        """Move the centre towards that of a batch: ``move(batch_center([logits], temperature))``.
+
+        Parameters and errors are those of `probabilities`. Processes must hold equally many rows.
+        """
+        self.move(self.batch_center([logits], temperature))
 
     def extra_repr(self) -> str:
         """Settings, for ``print(module)``."""
@@ -104,13 +132,15 @@ class LogitCentering(_Centering):
         return torch.softmax(logits - self.center / temperature, dim=-1)
 
     @torch.no_grad()
-    def update(self, logits: Tensor, temperature: float) -> None:
-        """Move the centre towards the mean of tau z over all leading dimensions and all processes.
-
-        Parameters and errors are those of `probabilities`. Processes must hold equally many rows.
-        """
-        rows = self._checked(logits, temperature).reshape(-1, self.out_dim)
-        self._move_center(mean_over_processes(rows.mean(dim=0) * temperature))
+    def batch_center(self, chunks: Iterable[Tensor], temperature: float) -> Tensor:
+        """The mean of tau z over all rows and all processes."""
+        total, count = None, 0
+        for logits in chunks:
+            rows = self._checked(logits, temperature).reshape(-1, self.out_dim)
+            total, count = rows.sum(dim=0) if total is None else total + rows.sum(dim=0), count + len(rows)
+        if total is None:
+            raise ValueError("a batch centre needs at least one chunk of logits, got none")
+        return mean_over_processes(total / count * temperature)
 
 
 class ProbabilityCentering(_Centering):
@@ -170,13 +200,14 @@ class ProbabilityCentering(_Centering):
         return torch.softmax(self._checked(logits, temperature) - self.center, dim=-1)
 
     @torch.no_grad()
-    def update(self, logits: Tensor, temperature: float) -> None:
-        """Move the centre towards the log of the mean responsibilities, over all leading dimensions and all processes.
-
-        Parameters and errors are those of `probabilities`. The responsibilities are those without the centre.
-        Processes must hold equally many rows.
-        """
-        rows = self._checked(logits, temperature).reshape(-1, self.out_dim)
-        log_mean = torch.log_softmax(rows, dim=-1).logsumexp(dim=0) - math.log(len(rows))
+    def batch_center(self, chunks: Iterable[Tensor], temperature: float) -> Tensor:
+        """The log of the mean responsibilities, without the centre, over all rows and all processes."""
+        total, count = None, 0
+        for logits in chunks:
+            rows = self._checked(logits, temperature).reshape(-1, self.out_dim)
+            log_sum = torch.log_softmax(rows, dim=-1).logsumexp(dim=0)
+            total, count = log_sum if total is None else torch.logaddexp(total, log_sum), count + len(rows)
+        if total is None:
+            raise ValueError("a batch centre needs at least one chunk of logits, got none")
         # Bounded before processes meet, since two infinities have no difference.
-        self._move_center(log_mean_exp_over_processes(log_mean.clamp_min(LOG_SMALLEST_PROPORTION)))
+        return log_mean_exp_over_processes((total - math.log(count)).clamp_min(LOG_SMALLEST_PROPORTION))

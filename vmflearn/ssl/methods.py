@@ -75,7 +75,7 @@ class MultiCropNetwork(nn.Module):
         """The head's last layer."""
         return self.head.prototypes
 
-    def embed(self, crops: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def embed(self, crops: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Features (crops, batch, features) and bottleneck vectors (crops, batch, bottleneck_dim) of every crop."""
         features = self.features(crops)
         # One pass for all crops: batch normalisation in the head takes its statistics over them together.

@@ -151,14 +151,28 @@ class Prototypes(nn.Module):
                 f"y must have shape (..., {self.bottleneck_dim}), got {tuple(y.shape)}: "
                 "pass the unit vectors of a bottleneck of that dimension"
             )
-        dtype = torch.promote_types(torch.promote_types(y.dtype, self.weight_v.dtype), torch.float32)
         # bf16 would round a logit of 100 by 0.25: a quarter of a nat in a log-density.
         with torch.autocast(y.device.type, enabled=False):
-            w = F.normalize(self.weight_v.to(dtype), dim=-1)
-            if self.normalization != "l2":
-                w = self.weight_g.to(dtype) * w
-            log_c = self.log_normalizers(temperature).to(dtype) if self.normalization == "vmf" else None
-            return F.linear(y.to(dtype), w / temperature, log_c)
+            w, log_c = self.affine(temperature, y.dtype)
+            return F.linear(y.to(w.dtype), w, log_c)
+
+    def affine(self, temperature: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
+        """The logits' matrix and shift: z = W y + log C, W of shape (out_dim, bottleneck_dim).
+
+        In float32 or better, and as precise as `dtype` and the parameters. Without ``"vmf"`` there is no shift: None.
+
+        Raises
+        ------
+        ValueError
+            If the temperature is not a positive, finite number.
+        """
+        _check_temperature(temperature)
+        dtype = torch.promote_types(torch.promote_types(dtype, self.weight_v.dtype), torch.float32)
+        w = F.normalize(self.weight_v.to(dtype), dim=-1)
+        if self.normalization != "l2":
+            w = self.weight_g.to(dtype) * w
+        log_c = self.log_normalizers(temperature).to(dtype) if self.normalization == "vmf" else None
+        return w / temperature, log_c
 
     def extra_repr(self) -> str:
         """Sizes and settings, for ``print(module)``."""

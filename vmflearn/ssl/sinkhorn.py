@@ -1,6 +1,7 @@
 """Targets that use all components equally within a batch, by Sinkhorn's alternating normalisation."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,12 @@ class SinkhornKnopp(nn.Module):
             c = log_mean_exp_over_processes((z - a).logsumexp(dim=0))
             a = (z - c).logsumexp(dim=1, keepdim=True)
         return torch.softmax(z - c, dim=1).reshape(logits.shape)
+
+    def batch_center(self, chunks: Iterable[Tensor], temperature: float) -> None:
+        """Nothing: there is no centre. It is here, as `move` is, to be called like the ways of centring."""
+
+    def move(self, batch_center: None) -> None:
+        """Keep nothing."""
 
     def update(self, logits: Tensor, temperature: float) -> None:
         """Check the arguments as `probabilities` does; there is nothing to keep."""

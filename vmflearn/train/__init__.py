@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from vmflearn.train.checkpoint import CheckpointError
     from vmflearn.train.config import Config, ConfigError, load_config
     from vmflearn.train.state import build_model
-    from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
+    from vmflearn.train.step import StepResult, TrainingError, training_step
+    from vmflearn.train.step_settings import StepSettings, step_settings
     from vmflearn.train.stop import Interrupted
-    from vmflearn.train.trainer import RunResult, pretrain, step_settings
+    from vmflearn.train.trainer import RunResult, pretrain
 
 _HOMES = {
     "CheckpointError": "checkpoint",
@@ -19,11 +20,11 @@ _HOMES = {
     "Interrupted": "stop",
     "RunResult": "trainer",
     "StepResult": "step",
-    "StepSettings": "step",
+    "StepSettings": "step_settings",
     "TrainingError": "step",
     "build_model": "state",
     "pretrain": "trainer",
-    "step_settings": "trainer",
+    "step_settings": "step_settings",
     "training_step": "step",
 }
 __all__ = [

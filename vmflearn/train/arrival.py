@@ -1,19 +1,19 @@
-"""A number on its way from the device, while the device goes on working."""
+"""Numbers on their way from the device, while the device goes on working."""
 
 import torch
 from torch import Tensor
 
 
 class Arrival:
-    """The value of a tensor, asked for now and read later.
+    """The values of a tensor, asked for now and read later.
 
     ``float(x)`` on a GPU waits for all that has been queued for it, and leaves it idle until the processor has queued
-    something new. Here the copy is queued behind ``x`` itself, and `value` waits for that copy alone: what was queued
+    something new. Here the copy is queued behind ``x`` itself, and `values` waits for that copy alone: what was queued
     in between (a backward pass, say) keeps the device busy meanwhile.
 
     Parameters
     ----------
-    x : Tensor, ()
+    x : Tensor, (n,)
         On any device.
     """
 
@@ -25,8 +25,8 @@ class Arrival:
             self._copied = torch.cuda.Event()
             self._copied.record(torch.cuda.current_stream(x.device))
 
-    def value(self) -> float:
-        """The number."""
+    def values(self) -> list[float]:
+        """The numbers."""
         if self._copied is not None:
             self._copied.synchronize()
-        return float(self._there)
+        return [float(value) for value in self._there]

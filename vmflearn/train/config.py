@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vmflearn.train.typed import ConfigError, Limits, apply_override, build, shown
+from vmflearn.train.typed import ConfigError, Limits, Variants, apply_override, build, shown
 from vmflearn.train.yaml_text import YAMLTextError, read_yaml, write_yaml
 
 Whole = Annotated[int, Limits("be at least 0", 0)]
@@ -170,12 +170,21 @@ class RunConfig:
     knn_k: Count = 20
 
 
+def _methods() -> dict[str, type]:
+    """Settings of the methods, by their names; imported when they are asked for, since methods read configurations."""
+    from vmflearn.train.methods import METHODS
+
+    return {name: method.Settings for name, method in METHODS.items()}
+
+
 @dataclass
 class Config:
     """A whole run. ``name`` is the run folder below ``runs/`` unless the command line says otherwise."""
 
     name: str = "run"
     seed: Whole = 0
+    method: Annotated[Any, Variants(_methods, "dino")] = field(default_factory=lambda: _methods()["dino"]())
+    """What is learned: ``name`` is dino, ibot or msn, and the other keys are those of its ``Settings``."""
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -187,7 +196,8 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain nested dictionaries and lists, equal after a round trip through YAML."""
         plain = dataclasses.asdict(self)
-        plain["views"] = {k: list(v) if isinstance(v, tuple) else v for k, v in plain["views"].items()}
+        for section in (plain["views"], plain["method"]):
+            section.update({k: list(v) for k, v in section.items() if isinstance(v, tuple)})
         return plain
 
     def to_yaml(self) -> str:
@@ -289,6 +299,9 @@ def _check(config: Config) -> None:
             f"{config.teacher.centering}"
         )
     _check_data(config.data)
+    from vmflearn.train.methods import METHODS
+
+    METHODS[config.method.name].check(config)
 
 
 def _check_device(name: str) -> None:

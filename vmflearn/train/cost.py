@@ -9,9 +9,10 @@ attention multiplies queries with keys and probabilities with values,
 since the gradient goes to both factors of every product, but not to the pixels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import PatchEmbed
@@ -25,6 +26,8 @@ from vmflearn.ssl.backbones import evaluation_mode
 from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.first_pass import check_crops, reason
+from vmflearn.train.methods import METHODS
+from vmflearn.train.methods.base import Work
 from vmflearn.train.state import DTYPES, build_model
 
 CHUNK = 4096
@@ -69,8 +72,8 @@ class Operations:
 
 
 def crop_sizes(config: Config) -> list[int]:
-    """Sides of an image's crops in pixels, the teacher's two views first."""
-    return [config.views.global_size] * 2 + [config.views.local_size] * config.views.n_local
+    """Sides of an image's crops in pixels, the teacher's views first."""
+    return [crop.size for crop in METHODS[config.method.name].crops(config)]
 
 
 def count_tokens(backbone: nn.Module, size: int) -> int | None:
@@ -86,38 +89,38 @@ def count_tokens(backbone: nn.Module, size: int) -> int | None:
     return high * wide + vit.num_prefix_tokens
 
 
-def count_operations(network: MultiCropNetwork, sizes: Sequence[int]) -> Operations:
+def count_operations(network: MultiCropNetwork, work: Work) -> Operations:
     """Count the operations of a step of `training_step`, for each image of the batch.
 
     Parameters
     ----------
     network : MultiCropNetwork
         Student or teacher, on any device, "meta" too. Its random state and its buffers are left alone.
-    sizes : sequence of int
-        Sides of the crops in pixels, the teacher's two views first.
+    work : Work
+        Passes and rows of the method.
 
     Returns
     -------
     Operations
         For a plain Vision Transformer from the formula above. The forward pass of another network is counted by
-        PyTorch, and its backward pass taken for twice that.
+        PyTorch, and its backward pass taken for twice that. A row through a matrix is taken three times by the student
+        (forward, and into both factors) and once by the teacher.
     """
-    costs = {size: _backbone_operations(network.backbone, size) for size in set(sizes)}
-    forward, backward, repeated = (sum(costs[size][i] for size in sizes) for i in range(3))
-    n_crops, matrices = len(sizes), [m for m in network.head.mlp if isinstance(m, nn.Linear)]
+    costs = {each: _backbone_operations(network.backbone, *each) for each in {*work.student, *work.teacher}}
+    forward, backward, repeated = (sum(costs[each][i] for each in work.student) for i in range(3))
+    matrices = [m for m in network.head.mlp if isinstance(m, nn.Linear)]
     layer = 2.0 * network.prototypes.out_dim * network.prototypes.bottleneck_dim
     return Operations(
         student_forward=forward,
         student_backward=backward,
-        teacher=sum(costs[size][0] for size in sizes[:2]),
-        head=2.0 * sum(m.weight.numel() for m in matrices) * (3 * n_crops + 2),
-        prototypes=layer * (3 * n_crops + 2),
-        # logits again; the two targets through the prototypes and into their gradient; each against each crop's logits
-        repeated=repeated + layer * (n_crops + 4) + 4.0 * n_crops * network.prototypes.out_dim,
+        teacher=sum(costs[each][0] for each in work.teacher),
+        head=2.0 * sum(m.weight.numel() for m in matrices) * (3 * work.student_rows + work.teacher_rows),
+        prototypes=layer * (3 * work.student_scored + work.teacher_scored),
+        repeated=repeated + layer * work.repeated + 2.0 * network.prototypes.out_dim * work.compared,
     )
 
 
-def _backbone_operations(backbone: nn.Module, size: int) -> tuple[float, float, float]:
+def _backbone_operations(backbone: nn.Module, size: int, dropped: float) -> tuple[float, float, float]:
     """Forward, backward, and what fused attention repeats in the backward pass, for one image."""
     tokens, vit = count_tokens(backbone, size), backbone
     if tokens is None:
@@ -128,7 +131,9 @@ def _backbone_operations(backbone: nn.Module, size: int) -> tuple[float, float, 
             vit(image)
         return counter.get_total_flops(), 2.0 * counter.get_total_flops(), 0.0
     blocks: Any = vit.blocks
-    patches = 2.0 * (tokens - vit.num_prefix_tokens) * vit.patch_embed.proj.weight.numel()  # type: ignore[union-attr, operator]
+    n_patches = tokens - cast(int, vit.num_prefix_tokens)
+    patches = 2.0 * n_patches * vit.patch_embed.proj.weight.numel()  # type: ignore[union-attr, operator]
+    tokens -= n_patches - math.floor(n_patches * (1 - dropped))
     weights = sum(m.weight.numel() for m in blocks.modules() if isinstance(m, nn.Linear))
     product = sum(2.0 * tokens**2 * block.attn.num_heads * block.attn.head_dim for block in blocks)
     forward = patches + 2.0 * tokens * weights + 2 * product
@@ -208,11 +213,10 @@ def count_cost(config: Config, processes: int = 1) -> Cost:
         network = build_model(config, drop_path=config.model.drop_path)
     check_crops(config, network.backbone)
     parameters = list(network.parameters())
-    tokens = [count_tokens(network.backbone, size) for size in sizes]
-    known = [n for n in tokens if n is not None]
     try:
-        operations = count_operations(network, sizes)
-        memory = _memory(config, network, sizes, -(-config.optimizer.batch_size // processes))
+        work = METHODS[config.method.name].work(config, network)
+        operations = count_operations(network, work)
+        memory = _memory(config, network, work, sizes, -(-config.optimizer.batch_size // processes))
     except Exception as error:  # timm's networks are built for real devices, and some count on one
         raise ConfigError(
             f"model.backbone={config.model.backbone} takes the crops, and what it costs cannot be counted without "
@@ -222,14 +226,26 @@ def count_cost(config: Config, processes: int = 1) -> Cost:
         backbone=sum(p.numel() for p in network.backbone.parameters()),
         head=sum(p.numel() for p in network.head.parameters()),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
-        student_tokens=sum(known) if known else None,
-        teacher_tokens=sum(known[:2]) if known else None,
+        student_tokens=_tokens(network.backbone, work.student),
+        teacher_tokens=_tokens(network.backbone, work.teacher),
         operations=operations,
         memory=memory,
     )
 
 
-def _memory(config: Config, network: MultiCropNetwork, sizes: Sequence[int], batch: int) -> Memory:
+def _tokens(backbone: nn.Module, passes: Sequence[tuple[int, float]]) -> int | None:
+    """Tokens an image, over its passes."""
+    total = 0
+    for size, dropped in passes:
+        tokens = count_tokens(backbone, size)
+        if tokens is None:
+            return None
+        patches = tokens - cast(int, backbone.num_prefix_tokens)
+        total += tokens - patches + math.floor(patches * (1 - dropped))
+    return total
+
+
+def _memory(config: Config, network: MultiCropNetwork, work: Work, sizes: Sequence[int], batch: int) -> Memory:
     part = -(-batch // config.optimizer.accumulation)  # the student takes its images part by part, the teacher's
     # logits are those of all of them
     item = DTYPES[config.run.precision].itemsize
@@ -238,11 +254,14 @@ def _memory(config: Config, network: MultiCropNetwork, sizes: Sequence[int], bat
     with FakeTensorMode(allow_non_fake_inputs=True):  # tensors that have shapes and no content
         _empty(network)
         two, three = (_saved_bytes(config, network, sizes, n) for n in (2, 3))
-    rows, out_dim = (len(sizes) + 2) * part, config.head.out_dim
+    views, out_dim = len(work.teacher), config.head.out_dim
+    rows = (len(work.student) + views) * part
     return Memory(
         weights=item * (2 * total + 3 * trained),
         activations=(three - two) * part,  # the difference leaves out what does not grow: weights in bfloat16
-        last_layer=item * (3 * 2 * batch * out_dim + rows * min(CHUNK, out_dim)),
+        # logits and targets of the views, targets of masked patches, and the student's chunk
+        last_layer=round(item * (3 * views * batch + 2 * work.masked * batch) * out_dim)
+        + item * rows * min(CHUNK, out_dim),
         crops=item * batch * sum(3 * size**2 for size in sizes),
     )
 
@@ -273,5 +292,5 @@ def _saved_bytes(config: Config, network: MultiCropNetwork, sizes: Sequence[int]
     crops = [torch.empty(batch, 3, size, size, dtype=DTYPES[config.run.precision]) for size in sizes]
     mixed = torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bfloat16")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
-        network.embed(crops)
+        METHODS[config.method.name].rehearse(config, network, crops)
     return sum(size for size, _ in kept.values())

@@ -6,31 +6,35 @@ import torch
 from torch import Tensor, nn
 
 
-def parameter_groups(model: nn.Module, *, decay_magnitudes: bool = True) -> list[dict[str, list[nn.Parameter] | float]]:
+def parameter_groups(
+    model: nn.Module, *, decay_magnitudes: bool = True, undecayed: tuple[str, ...] = ()
+) -> list[dict[str, list[nn.Parameter] | float]]:
     """Decayed and undecayed parameters.
 
     Biases and one-dimensional tensors are not decayed; everything else is: position embeddings and class token, and
     also the prototypes' directions and magnitudes (``weight_v``, ``weight_g``). Decay of a direction's length changes
     nothing that the logits see; decay of a magnitude shrinks its concentration kappa = abs(g)/tau by lr x weight decay
     of itself at every step. That is what DINO does; ``decay_magnitudes=False`` leaves the concentrations to the loss.
-    Frozen parameters are left out.
+    Parameters whose names begin with one of ``undecayed`` are spared too. Frozen parameters are left out.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            spared = name.endswith("weight_g") and not decay_magnitudes
+            spared = (name.endswith("weight_g") and not decay_magnitudes) or name.startswith(undecayed)
             (plain if name.endswith(".bias") or parameter.ndim == 1 or spared else decayed).append(parameter)
     return [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
 
 
-def make_optimizer(model: nn.Module, *, decay_magnitudes: bool = True, fused: bool = False) -> torch.optim.AdamW:
+def make_optimizer(
+    model: nn.Module, *, decay_magnitudes: bool = True, undecayed: tuple[str, ...] = (), fused: bool = False
+) -> torch.optim.AdamW:
     """AdamW with PyTorch's default betas; learning rate and weight decay are set at every step by ``set_schedule``.
 
     ``fused`` updates a parameter in one kernel, as on CUDA is always done: the same numbers up to rounding, in about
     a third of the time on a processor (benchmarks/results/pretrain.md).
     """
-    groups = parameter_groups(model, decay_magnitudes=decay_magnitudes)
+    groups = parameter_groups(model, decay_magnitudes=decay_magnitudes, undecayed=undecayed)
     fused = fused or any(parameter.is_cuda for parameter in model.parameters())
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True if fused else None)
 

@@ -6,7 +6,7 @@ import torch
 
 from vmflearn.data.photos import load_photos
 from vmflearn.train.config import Config, ConfigError, check_parts
-from vmflearn.train.cost import Cost, count_cost
+from vmflearn.train.cost import Cost, count_cost, crop_sizes
 from vmflearn.train.loader import open_training
 from vmflearn.train.peak import matrix_rate
 
@@ -126,8 +126,8 @@ def describe(plan: Plan) -> str:
     """The plan as an aligned table of names, values and what they mean."""
     config, cost = plan.config, plan.cost
     operations, memory = cost.operations, cost.memory
-    views = config.views
-    crops = f"2 x {views.global_size}" + (f" + {views.n_local} x {views.local_size}" if views.n_local else "")
+    sizes = crop_sizes(config)
+    crops = " + ".join(f"{sizes.count(side)} x {side}" for side in dict.fromkeys(sizes))
     sections: list[tuple[str, list[tuple[str, str, str]]]] = [
         (
             "parameters",
@@ -140,7 +140,7 @@ def describe(plan: Plan) -> str:
         (
             "an image",
             [
-                ("crops", f"{2 + views.n_local}", f"{crops} pixels"),
+                ("crops", f"{len(sizes)}", f"{crops} pixels"),
                 *(
                     [("tokens", f"{cost.student_tokens:,}", f"of the student; {cost.teacher_tokens:,} of the teacher")]
                     if cost.student_tokens
@@ -148,7 +148,7 @@ def describe(plan: Plan) -> str:
                 ),
                 ("operations", _giga(operations.total), "GFLOP a step, of which"),
                 ("  student", _giga(operations.student_forward + operations.student_backward), "forward and backward"),
-                ("  teacher", _giga(operations.teacher), "forward, two crops"),
+                ("  teacher", _giga(operations.teacher), "forward, its views"),
                 ("  head", _giga(operations.head + operations.prototypes), "projections and prototypes"),
                 ("done again", _giga(operations.repeated), "to save memory; not counted above"),
             ],

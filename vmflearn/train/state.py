@@ -5,26 +5,24 @@ from typing import Any, TypedDict
 
 import torch
 from timm.layers import convert_sync_batchnorm
+from torch import nn
 
 from vmflearn import distributed
 from vmflearn.ssl.backbones import attend_with_matrix, compile_blocks, create_backbone
-from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
 from vmflearn.ssl.collapse import Monitor
 from vmflearn.ssl.heads import DINOHead
 from vmflearn.ssl.methods import MultiCropNetwork
-from vmflearn.ssl.sinkhorn import SinkhornKnopp
 from vmflearn.ssl.stochastic_depth import SubsetBlock
-from vmflearn.ssl.views import dino_crops
 from vmflearn.train.checkpoint import BrokenCheckpointError, CheckpointError
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.first_pass import check_crops, reason
 from vmflearn.train.linear_probe import LinearProbe
 from vmflearn.train.loader import make_loader
+from vmflearn.train.methods import METHODS
 from vmflearn.train.optimizer import make_optimizer
 from vmflearn.train.parts import unlike, unlike_moments
 from vmflearn.train.probe import KNNProbe
 from vmflearn.train.same_images import changed, describe
-from vmflearn.train.step import Centering
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Type of the parameters; with ``bfloat16`` the products run in it under autocast, the parameters stay float32."""
@@ -71,7 +69,13 @@ def build_model(config: Config, *, drop_path: float = 0.0) -> MultiCropNetwork:
         batch_norm=config.head.batch_norm,
         learn_magnitudes=config.head.learn_magnitudes,
     )
-    return MultiCropNetwork(backbone, head).to(DTYPES[config.run.precision])
+    try:
+        network = METHODS[config.method.name].network(config, backbone, head)
+    except ValueError as error:
+        raise ConfigError(
+            f"method.name={config.method.name}, model.backbone={config.model.backbone}: {error}"
+        ) from None
+    return network.to(DTYPES[config.run.precision])
 
 
 class State:
@@ -93,56 +97,59 @@ class State:
     """
 
     def __init__(self, config: Config, device: torch.device):
-        crops = dino_crops(
-            config.views.global_size,
-            config.views.local_size,
-            config.views.n_local,
-            config.views.global_scale,
-            config.views.local_scale,
-            config.views.blur_sigma,
-            config.views.color_jitter,
-            config.views.grey,
-        )
         self.config, self.device, self.step, self.best = config, device, 0, -1.0
         self._settings = config.to_dict()
         self.recorded = 0
         self.pending: Pending | None = None
-        self.loader = make_loader(config, crops, device)
+        self.loader = make_loader(config, METHODS[config.method.name].crops(config), device)
         self.steps_per_epoch = self.loader.order.steps_per_epoch
         self.total = self.steps_per_epoch * config.run.epochs
         self.last = min(self.total, config.run.max_steps) if config.run.max_steps else self.total
-        self.student = build_model(config, drop_path=config.model.drop_path).to(device)
-        check_crops(config, self.student.backbone)
+        student = build_model(config, drop_path=config.model.drop_path).to(device)
+        check_crops(config, student.backbone)
         self.probe = KNNProbe(config, device) if config.data.labelled else None
-        self.linear = self._linear_probe() if self.probe is not None else None
-        self.teacher = build_model(config).to(device).requires_grad_(False)
-        self.teacher.load_state_dict(self.student.state_dict())
+        self.linear = self._linear_probe(student) if self.probe is not None else None
+        teacher = build_model(config).to(device).requires_grad_(False)
+        teacher.load_state_dict(student.state_dict())
         if distributed.is_distributed() and device.type == "cuda":  # torch has no synchronised batch norm on the CPU
             # timm's converter, which keeps the activations that timm's own batch norms hold.
-            self.student, self.teacher = map(convert_sync_batchnorm, (self.student, self.teacher))
+            student, teacher = map(convert_sync_batchnorm, (student, teacher))
         if device.type == "cpu" and config.run.precision == "bfloat16":
-            attend_with_matrix(self.student.backbone)
-            attend_with_matrix(self.teacher.backbone)
+            attend_with_matrix(student.backbone)
+            attend_with_matrix(teacher.backbone)
         if config.run.compile:
             try:
-                compile_blocks(self.student.backbone)
-                compile_blocks(self.teacher.backbone)
+                compile_blocks(student.backbone)
+                compile_blocks(teacher.backbone)
             except ValueError as error:
                 raise ConfigError(f"run.compile=true: {error}") from None
-        self.centering = _centering(config).to(device, DTYPES[config.run.precision])
+        self.method = METHODS[config.method.name].create(config, student, teacher)
+        for centering in self.method.centerings().values():
+            centering.to(device, DTYPES[config.run.precision])
         self.optimizer = make_optimizer(
-            self.student,
+            student,
             decay_magnitudes=config.optimizer.decay_magnitudes,
+            undecayed=self.method.undecayed,
             # In float32 the gain is one percent, and the book's stored runs would end in other last digits.
             fused=config.run.precision == "bfloat16",
         )
         self.monitor = Monitor(config.head.out_dim)
         self.images = describe(self.loader, self.probe.train_labels if self.probe is not None else None)
 
-    def _linear_probe(self) -> LinearProbe | None:
+    @property
+    def student(self) -> MultiCropNetwork:
+        """The network that learns."""
+        return self.method.student
+
+    @property
+    def teacher(self) -> MultiCropNetwork:
+        """The network that follows it."""
+        return self.method.teacher
+
+    def _linear_probe(self, student: MultiCropNetwork) -> LinearProbe | None:
         """A linear classifier on the teacher's features, where there are classes to tell apart."""
         assert self.probe is not None
-        labels, features = self.probe.train_labels, self.student.backbone.num_features
+        labels, features = self.probe.train_labels, student.backbone.num_features
         assert isinstance(features, int)
         n_classes = int(labels.max()) + 1
         dtype = DTYPES[self.config.run.precision]
@@ -171,8 +178,9 @@ class State:
 
     def _parts(self) -> dict[str, Any]:
         """Everything with a state of its own, by its name in the checkpoint."""
-        names = ("student", "teacher", "centering", "optimizer", "monitor", "linear")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        parts: dict[str, Any] = {"student": self.student, "teacher": self.teacher, **self.method.centerings()}
+        parts |= {"optimizer": self.optimizer, "monitor": self.monitor, "linear": self.linear}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def save(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors and plain values."""
@@ -210,7 +218,7 @@ class State:
             parts.pop("linear", None)  # data.val_root has been given since
         for name, part in parts.items():
             fault = unlike(part.state_dict(), saved.get(name), name)
-            if not fault and name in ("student", "teacher", "centering"):
+            if not fault and isinstance(part, nn.Module):
                 strange = saved[name].keys() - part.state_dict().keys()
                 fault = f"{name} holds {min(strange)}, which is none of its weights" if strange else ""
             if not fault and name == "optimizer":
@@ -231,12 +239,3 @@ def _labelled(config: Mapping[str, Any]) -> bool:
     """`DataConfig.labelled` of a saved configuration."""
     data = config.get("data", {})
     return data.get("source", "photos") == "photos" or bool(data.get("val_root") or data.get("val_split"))
-
-
-def _centering(config: Config) -> Centering:
-    """The teacher's centring, by its name in the configuration."""
-    teacher = config.teacher
-    if teacher.centering == "sinkhorn":
-        return SinkhornKnopp(config.head.out_dim)
-    kind = LogitCentering if teacher.centering == "logit" else ProbabilityCentering
-    return kind(config.head.out_dim, momentum=teacher.center_momentum)

@@ -6,7 +6,7 @@ the host has waited anyway; elsewhere they are times of the host.
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from vmflearn import distributed
 from vmflearn.ssl.methods import MultiCropNetwork
 from vmflearn.train.cost import count_operations
+from vmflearn.train.methods.base import Work
 from vmflearn.train.peak import matrix_rate
 
 GIB = 2**30
@@ -123,8 +124,8 @@ class Speedometer:
     ----------
     network : MultiCropNetwork
         The student, whose operations are counted.
-    sizes : sequence of int
-        Sides of the crops in pixels, the teacher's two views first.
+    work : Work
+        What a step computes for each image, see `Method.work`.
     device : torch.device
         Its matrix rate is measured now.
     precision : str
@@ -139,8 +140,8 @@ class Speedometer:
         Matrix rate of all processes' devices together, taken for equal: operations a second.
     """
 
-    def __init__(self, network: MultiCropNetwork, sizes: Sequence[int], device: torch.device, precision: str):
-        self.operations = count_operations(network, sizes).total
+    def __init__(self, network: MultiCropNetwork, work: Work, device: torch.device, precision: str):
+        self.operations = count_operations(network, work).total
         self.peak = matrix_rate(device, precision) * distributed.world_size()
         self.clock = StepClock(device)
         self._precision = precision

@@ -10,7 +10,7 @@ Launch it with ``scripts/pretrain.py``, or call ``pretrain(load_config(path), ru
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,15 @@ from vmflearn.train.canvases import lost_worker
 from vmflearn.train.checkpoint import load_newest
 from vmflearn.train.checkpoint_writer import CheckpointWriter
 from vmflearn.train.config import Config, ConfigError
-from vmflearn.train.cost import crop_sizes
 from vmflearn.train.folder_lock import FolderLock
 from vmflearn.train.parts import check_values
 from vmflearn.train.profiling import profiled
 from vmflearn.train.records import Records, announcer, mend, read_metrics
 from vmflearn.train.run_folder import export_backbone, write_preamble
 from vmflearn.train.same_run import check_checkpoint, check_folder, check_images, check_processes
-from vmflearn.train.schedules import cosine, teacher_temperature
 from vmflearn.train.state import DTYPES, State
-from vmflearn.train.step import StepResult, StepSettings, TrainingError, training_step
+from vmflearn.train.step import StepResult, TrainingError, training_step
+from vmflearn.train.step_settings import StepSettings
 from vmflearn.train.stop import Interrupted, StopRequest, stop_signals
 from vmflearn.train.timing import Speedometer
 from vmflearn.train.warm_start import start_from
@@ -159,7 +158,9 @@ class _Training:
         self.embedding = embedding
         self.records = Records(run_dir, state.step, state.last, active=distributed.rank() == 0)
         self.writer, self.told = CheckpointWriter(run_dir / "checkpoints"), set[str]()
-        self.speed = Speedometer(state.student, crop_sizes(config), state.device, config.run.precision)
+        self.speed = Speedometer(
+            state.student, state.method.work(config, state.student), state.device, config.run.precision
+        )
         self.speed.clock.watch(state.optimizer)
         self.images = 0  # over all processes, since the last line
 
@@ -190,13 +191,13 @@ class _Training:
         config, state, run = self.config, self.state, self.config.run
         step = state.step
         torch.manual_seed((config.seed * 2**31 + step) * 2**16 + distributed.rank() & 2**63 - 1)  # for drop path
-        settings = step_settings(config, step, state.steps_per_epoch)
+        settings = state.method.schedule(config, step, state.steps_per_epoch)
         logged = (step + 1) % run.log_every == 0 or (step + 1) % state.steps_per_epoch == 0 or step + 1 == state.last
         before = [p.detach().clone() for p in state.student.parameters()] if logged else []
         crops = [crop.to(DTYPES[run.precision]) for crop in crops]
         try:
             result = training_step(
-                state.student, state.teacher, state.centering, state.optimizer, crops, settings, embed=self.embedding
+                state.method, state.optimizer, crops, settings, indices=indices, embed=self.embedding
             )
         except TrainingError as error:
             raise TrainingError(f"step {step}: {error}; the last checkpoint is from before it") from None
@@ -209,7 +210,7 @@ class _Training:
             metrics = {
                 "step": state.step,
                 "epoch": step // state.steps_per_epoch,
-                "loss": result.loss,
+                **result.terms,
                 **({} if result.koleo is None else {"koleo": float(result.koleo)}),
                 **_observe(state, result, settings),
                 "gradient_norm": gradient_norm(state.student.parameters()),
@@ -310,29 +311,9 @@ class _Embedding(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, crops: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Features and bottleneck vectors."""
-        return self.network.embed(crops)
-
-
-def step_settings(config: Config, step: int, steps_per_epoch: int) -> StepSettings:
-    """What the schedules and the configuration say about a step (counted from 0)."""
-    optim, teacher = config.optimizer, config.teacher
-    epoch, total = step // steps_per_epoch, steps_per_epoch * config.run.epochs
-    peak = optim.lr * optim.batch_size / 256
-    return StepSettings(
-        lr=cosine(step, total, peak, optim.min_lr, optim.warmup_epochs * steps_per_epoch),
-        weight_decay=cosine(step, total, optim.weight_decay, optim.weight_decay_end),
-        momentum=cosine(step, total, teacher.momentum, 1.0),
-        student_temp=teacher.student_temp,
-        teacher_temp=teacher_temperature(epoch, teacher.warmup_temp, teacher.temp, teacher.temp_warmup_epochs),
-        clip_grad=optim.clip_grad,
-        freeze_prototypes=epoch < optim.freeze_last_layer_epochs,
-        center_normalizer=teacher.center_normalizer,
-        koleo=config.head.koleo,
-        autocast=config.run.precision == "bfloat16",
-        accumulation=optim.accumulation,
-    )
+    def forward(self, *inputs: Any) -> tuple[Any, ...]:
+        """Features, bottleneck vectors, and what else the network's ``embed`` gives."""
+        return self.network.embed(*inputs)
 
 
 def _observe(state: State, result: StepResult, settings: StepSettings) -> dict[str, float]:

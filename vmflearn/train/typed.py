@@ -11,6 +11,7 @@ import os
 import re
 import types
 import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,6 +33,26 @@ class Limits:
     must: str
     least: float
     most: float = math.inf
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Sections of which a configuration has one, chosen by their key ``name``; ``known`` gives them by it.
+
+    ``known`` is called when a configuration is read: sections may be defined in modules that use configurations.
+    """
+
+    known: Callable[[], Mapping[str, type]]
+    default: str
+
+    def chosen(self, settings: Any, section: str) -> type:
+        """The dataclass that settings name."""
+        name, known = self.default, self.known()
+        if isinstance(settings, dict):
+            name = settings.get("name", name)
+        if name not in known:
+            raise ConfigError(f"{section}.name must be one of {', '.join(known)}, not {shown(name)}")
+        return known[name]
 
 
 def apply_override(cls: type, settings: dict[str, Any], override: str) -> None:
@@ -120,6 +141,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return build(hint, value, f"{name}.")  # type: ignore[arg-type]
     if origin is Annotated:
         base, limits = arguments
+        if isinstance(limits, Variants):
+            return build(limits.chosen(value, name), value, f"{name}.")
         number = _convert(base, value, name)
         if not limits.least <= number <= limits.most:
             raise ConfigError(f"{name} must {limits.must}, not {number}")

@@ -164,7 +164,7 @@ def _restore_heads(heads: Mapping[str, tuple[DINOHead, DINOHead | None]]) -> lis
 @torch.no_grad()
 def _restore_center(state: State, content: Mapping[str, Any]) -> str:
     """Fill the centre from an own checkpoint or from DINO's, whose centre is that of the logits."""
-    centering, kind = state.centering, state.config.teacher.centering
+    centering, kind = state.method.centerings().get("centering"), state.config.teacher.centering
     if not isinstance(centering, LogitCentering | ProbabilityCentering):
         return "  afresh: sinkhorn has no centre"
     if isinstance(content.get("config"), dict):
