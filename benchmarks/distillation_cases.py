@@ -162,6 +162,7 @@ def normalizer_share(sizes: Any) -> tuple[float, float]:
     """Seconds of the normalisers of one step, and of the step."""
     from vmflearn.ssl import MultiCropNetwork, ProbabilityCentering, create_backbone
     from vmflearn.train import StepSettings, training_step
+    from vmflearn.train.methods import DINO
     from vmflearn.train.optimizer import make_optimizer
 
     def build() -> MultiCropNetwork:
@@ -171,7 +172,8 @@ def normalizer_share(sizes: Any) -> tuple[float, float]:
     torch.manual_seed(0)
     student, teacher = build(), build().requires_grad_(False)
     teacher.load_state_dict(student.state_dict())
-    optimizer, centering = make_optimizer(student), ProbabilityCentering(sizes.components)
+    optimizer = make_optimizer(student)
+    method = DINO(student, teacher, ProbabilityCentering(sizes.components))
     crops = [torch.randn(sizes.step_batch, 3, size, size) for size in (224, 224, *[96] * 10)]
     settings = StepSettings(1e-4, 0.04, 0.996, STUDENT_TEMP, TEACHER_TEMP)
     dim = student.prototypes.bottleneck_dim
@@ -185,7 +187,7 @@ def normalizer_share(sizes: Any) -> tuple[float, float]:
     steps, shares = [], []
     for _ in range(sizes.step_rounds + 1):
         start = time.process_time()
-        training_step(student, teacher, centering, optimizer, crops, settings)
+        training_step(method, optimizer, crops, settings)
         steps.append(time.process_time() - start)
         shares.append(timed(normalizers)())
     return statistics.median(shares[1:]), statistics.median(steps[1:])

@@ -22,7 +22,7 @@ from vmflearn.ssl import DINOHead, LogitCentering, MultiCropNetwork, create_back
 from vmflearn.ssl.backbones import compile_blocks
 from vmflearn.ssl.stochastic_depth import SubsetBlock
 from vmflearn.train import StepSettings, training_step
-from vmflearn.train import step as step_module
+from vmflearn.train.methods import DINO, dino
 from vmflearn.train.optimizer import clip_each, make_optimizer, update_teacher
 
 ROOT = Path(__file__).parents[1]
@@ -70,11 +70,11 @@ class Way:
             compile_blocks(self.student.backbone)
             compile_blocks(self.teacher.backbone)
         self.optimizer = make_optimizer(self.student, fused=autocast)
-        self.centering = LogitCentering(sizes.components)
+        self.method = DINO(self.student, self.teacher, LogitCentering(sizes.components))
 
     def step(self, crops: list[Tensor]) -> float:
         """Take one step; returns its loss."""
-        return training_step(self.student, self.teacher, self.centering, self.optimizer, crops, self.settings).loss
+        return training_step(self.method, self.optimizer, crops, self.settings).loss
 
 
 class WrittenLogits(Way):
@@ -88,12 +88,12 @@ class WrittenLogits(Way):
 
 @contextmanager
 def _replaced(loss: Callable[..., Tensor]) -> Iterator[None]:
-    before = step_module.prototype_loss
-    step_module.prototype_loss = loss  # type: ignore[assignment]
+    before = dino.prototype_loss
+    dino.prototype_loss = loss  # type: ignore[assignment]
     try:
         yield
     finally:
-        step_module.prototype_loss = before
+        dino.prototype_loss = before
 
 
 class Longhand(Way):

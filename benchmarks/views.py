@@ -78,7 +78,7 @@ class KorniaViews:
     def __init__(self, specs: Sequence[CropSpec], cropping: str) -> None:
         import kornia.augmentation as K
 
-        half_widths = (crops.BRIGHTNESS, crops.CONTRAST, crops.SATURATION, crops.HUE)
+        half_widths = (crops.BRIGHTNESS, crops.CONTRAST, 0.2, crops.HUE)
         taps = [2 * min(BLUR_RADIUS, spec.size - 1) + 1 for spec in specs]
         self.crop = [
             K.RandomResizedCrop(

@@ -215,3 +215,23 @@ def test_the_input_pipeline_is_measured(scripts, tmp_path):
     assert report.count("recipe, image by image") == 3
     assert "Command: `python benchmarks/input_pipeline.py --quick`." in report
     assert str(tmp_path) not in report
+
+
+@pytest.mark.slow
+def test_patches_runs_at_tiny_sizes(scripts, tmp_path):
+    import patches
+
+    patches.main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "patches.md").read_text(encoding="utf-8")
+    assert "| iBOT-vMF step | " in report
+    assert "| MSN step, bfloat16 | " in report
+    assert "missed" not in report
+
+
+def test_patches_does_not_time_steps_that_differ(scripts, monkeypatch):
+    import patches
+    import patches_cases
+
+    monkeypatch.setattr(patches_cases.Longhand, "patch_temp", 0.06)
+    with pytest.raises(AssertionError, match="differ"):
+        patches_cases.assert_equal_steps(patches.QUICK)
