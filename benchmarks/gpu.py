@@ -27,8 +27,8 @@ from measure import RESULTS, ROW_HEAD, Peer, Row, Timer, compare, environment, m
 from pretrain_cases import ROOT, Longhand, Way, make_crops
 
 from vmflearn.train.config import load_config
-from vmflearn.train.cost import count_cost
-from vmflearn.train.peak import matrix_rate
+from vmflearn.train.cost.counting import count_cost
+from vmflearn.train.cost.matrix_rate import matrix_rate
 
 PACKAGES = ["torch", "torchvision", "timm"]
 

@@ -31,8 +31,8 @@ from worker_start import HEAD, N_WORKERS, rows
 
 from vmflearn.data.photos import PHOTOGRAPHS, load_photograph
 from vmflearn.data.sources import open_images
-from vmflearn.ssl.views import dino_crops, multi_crop_canvases
-from vmflearn.train.canvases import Canvases, decode_batches
+from vmflearn.train.input.batches import Canvases, decode_batches
+from vmflearn.views.batched import dino_crops, multi_crop_canvases
 
 SIZE, BYTES = (500, 375), 110_000
 GLOBAL, LOCAL, N_LOCAL = (224, (0.25, 1.0)), (96, (0.05, 0.25)), 10  # DINO's longer runs, and the paper's

@@ -9,10 +9,10 @@ import torch
 from measure import Timer, timed
 from torch import Tensor
 
+from vmflearn.backbones.tokens import token_features
 from vmflearn.ssl import DINOHead, LogitCentering, MultiCropNetwork, ProbabilityCentering, create_backbone
 from vmflearn.ssl.anchor_network import AnchorNetwork
 from vmflearn.ssl.patch_network import PatchNetwork
-from vmflearn.ssl.tokens import token_features
 from vmflearn.train import StepSettings, training_step
 from vmflearn.train.methods.base import Method
 from vmflearn.train.methods.dino import DINO

@@ -26,7 +26,7 @@ import torch
 from measure import RESULTS, ROW_HEAD, environment, markdown_table
 
 from vmflearn.train.config import load_config
-from vmflearn.train.plan import make_plan
+from vmflearn.train.cost.plan import make_plan
 
 PACKAGES = ["torch", "timm"]
 RATE = 989e12

@@ -18,9 +18,9 @@ import torch
 from measure import Peer, Row, Timer, compare, timed
 from torch import Tensor, nn
 
+from vmflearn.backbones.creation import compile_blocks
+from vmflearn.backbones.stochastic_depth import SubsetBlock
 from vmflearn.ssl import DINOHead, LogitCentering, MultiCropNetwork, create_backbone, dino_loss
-from vmflearn.ssl.backbones import compile_blocks
-from vmflearn.ssl.stochastic_depth import SubsetBlock
 from vmflearn.train import StepSettings, training_step
 from vmflearn.train.methods import DINO, dino
 from vmflearn.train.optimizer import clip_each, make_optimizer, update_teacher

@@ -15,8 +15,8 @@ import torch
 from measure import Peer, Row, compare, duration, timed
 from pretrain_cases import Way
 
-from vmflearn.train.checkpoint import save_checkpoint
-from vmflearn.train.checkpoint_writer import snapshot
+from vmflearn.train.checkpoints.checkpoint import save_checkpoint
+from vmflearn.train.checkpoints.writer import snapshot
 
 HERE = Path(__file__).parent
 WAYS = (

@@ -29,9 +29,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
-from vmflearn.ssl import CropSpec, MultiCropTransform, crops, dino_crops, multi_crop
-from vmflearn.ssl.photometric import BLUR_RADIUS, IMAGENET_MEAN, IMAGENET_STD
-from vmflearn.ssl.views import Draws, crop_batch, crop_canvases, draw
+from vmflearn.ssl import CropSpec, MultiCropTransform, dino_crops, multi_crop
+from vmflearn.views import crops
+from vmflearn.views.batched import Draws, crop_batch, crop_canvases, draw
+from vmflearn.views.photometric import BLUR_RADIUS, IMAGENET_MEAN, IMAGENET_STD
 
 PACKAGES = ["torch", "torchvision", "pillow", "kornia"]
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from vmflearn.data.decoding import ImageSource
 from vmflearn.data.sources import open_images
-from vmflearn.train import workers
+from vmflearn.train.input import workers
 
 N_WORKERS, NAMES, IMAGES = 2, 200_000, 100
 HEAD = [

@@ -61,7 +61,7 @@ def main() -> int:
         if twice:
             parser.error(f"argument --{name}: {', '.join(twice)} is given more than once")
 
-    from vmflearn.train.launch import run_command
+    from vmflearn.train.runs.launch import run_command
 
     return run_command(lambda: _train(known, rest))
 
@@ -72,7 +72,7 @@ def _train(known: argparse.Namespace, rest: list[str]) -> None:
 
     from vmflearn import distributed
     from vmflearn.train import load_config
-    from vmflearn.train.launch import join_processes, join_values
+    from vmflearn.train.runs.launch import join_processes, join_values
 
     overrides = join_values(rest)
     shared = load_config(known.config, overrides)

@@ -46,7 +46,7 @@ def main() -> int:
     plan.add_argument("--mfu", type=float, help="in its place: expected share of the matrix rate, measured here")
     known, rest = parser.parse_known_args()
 
-    from vmflearn.train.launch import run_command
+    from vmflearn.train.runs.launch import run_command
 
     return run_command(lambda: _train(known, rest))
 
@@ -54,7 +54,7 @@ def main() -> int:
 def _train(known: argparse.Namespace, rest: list[str]) -> None:
     """Pretrain as the command line says, or count what it would take."""
     from vmflearn.train import load_config, pretrain
-    from vmflearn.train.launch import join_processes, join_values
+    from vmflearn.train.runs.launch import join_processes, join_values
 
     overrides = join_values(rest)
     if known.init_from is not None:
@@ -77,7 +77,7 @@ def _train(known: argparse.Namespace, rest: list[str]) -> None:
 def _dry_run(known: argparse.Namespace, overrides: list[str]) -> None:
     """Print what the run would take."""
     from vmflearn.train import load_config
-    from vmflearn.train.plan import describe, make_plan
+    from vmflearn.train.cost.plan import describe, make_plan
 
     if known.images is not None:
         overrides = ["data.root=not-needed", *overrides]  # a recipe leaves it to the command line, and none is read

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 ROOT = Path(__file__).parents[1]
 TINY = [

@@ -13,7 +13,7 @@ from vmflearn.plots import COLORS, INK, book_style
 from vmflearn.sphere.bessel import log_hypergeometric
 from vmflearn.train import build_model, load_config
 from vmflearn.train.probe import KNNProbe
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 DIM, TEMPERATURE = 256, 0.1
 

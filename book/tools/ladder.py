@@ -19,7 +19,7 @@ from typing import Any
 
 from chapters import BOOK
 
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 KEPT = ("step", "loss", "teacher_entropy", "teacher_information", "components_used", "knn_top1", "linear_top1")
 """Columns of metrics.jsonl that the chapter draws."""

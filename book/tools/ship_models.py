@@ -17,8 +17,8 @@ import torch
 import yaml
 from chapters import BOOK
 
-from vmflearn.train.checkpoint import load_newest
-from vmflearn.train.records import read_metrics
+from vmflearn.train.checkpoints.checkpoint import load_newest
+from vmflearn.train.runs.records import read_metrics
 
 NAMES = {"none+logit": "dino", "vmf+probability": "dino_vmf"}
 """Cells of the ablation, and what the files are called."""

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vmflearn.data.shard_writing import write_shards
 from vmflearn.train import ConfigError, load_config, pretrain
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = SRC / "13_imagenet.md"

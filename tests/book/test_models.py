@@ -11,7 +11,7 @@ from vmflearn.data import load_photos
 from vmflearn.evaluate import extract_features, knn_accuracy
 from vmflearn.ssl import load_published
 from vmflearn.train import load_config
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 CONFIGS = BOOK.parent / "scripts" / "configs"
 MODELS = BOOK / "models"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ship_models import ORIGIN, ship
 
-from vmflearn.train.checkpoint import save_checkpoint
+from vmflearn.train.checkpoints.checkpoint import save_checkpoint
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from cover import draw_logits, draw_run
 from ladder import summarise
 
 from vmflearn.ssl import Prototypes
-from vmflearn.train.checkpoint import save_checkpoint
+from vmflearn.train.checkpoints.checkpoint import save_checkpoint
 
 
 def test_the_vote_of_the_neighbours_is_as_written_out():

@@ -5,7 +5,7 @@ from PIL import Image
 
 from vmflearn.data.photos import PHOTOGRAPHS, load_photograph
 from vmflearn.data.sources import open_images
-from vmflearn.ssl.views import crop_canvases, dino_crops, draw
+from vmflearn.views.batched import crop_canvases, dino_crops, draw
 
 
 def test_images_below_the_cap_are_as_they_are(tmp_path):

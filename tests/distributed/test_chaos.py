@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from vmflearn.data.shard_writing import write_shards
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 ROOT = Path(__file__).parents[2]
 IMAGES, BATCH, EPOCHS = 256, 64, 26

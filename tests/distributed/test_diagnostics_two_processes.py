@@ -16,7 +16,7 @@ def test_two_processes_measure_like_one(tmp_path):
         textwrap.dedent("""
         import copy, math, torch, torch.distributed as dist
         from vmflearn.ssl import DINOHead, Monitor
-        from vmflearn.ssl.collapse import locate_not_finite
+        from vmflearn.monitor.collapse import locate_not_finite
         torch.manual_seed(0)
         targets = (3 * torch.randn(2, 8, 16)).softmax(-1)
         features, y = torch.randn(2, 8, 6), torch.randn(2, 8, 5)

@@ -59,7 +59,7 @@ PROBE = """
 """
 
 FEATURES = """
-    from vmflearn.ssl.backbones import create_backbone
+    from vmflearn.backbones.creation import create_backbone
     from vmflearn.train import load_config
     from vmflearn.train.probe import KNNProbe
     config = load_config(overrides=["data.source=folder", f"data.root={sys.argv[1]}/images",
@@ -75,7 +75,7 @@ FEATURES = """
 
 SPEED = """
     from vmflearn.ssl import DINOHead, MultiCropNetwork
-    from vmflearn.train import timing
+    from vmflearn.train.cost import timing
     timing.matrix_rate = lambda *arguments: 1e6
     network = MultiCropNetwork(backbone, DINOHead(16, 8, hidden_dim=8, bottleneck_dim=4))
     assert timing.Speedometer(network, [16, 16], torch.device("cpu"), "float32").peak == 2e6
@@ -85,7 +85,7 @@ SPEED = """
 def test_two_processes_tell_one_another_what_one_knows(tmp_path):
     import torch
 
-    from vmflearn.ssl.backbones import create_backbone
+    from vmflearn.backbones.creation import create_backbone
     from vmflearn.train import load_config
     from vmflearn.train.linear_probe import LinearProbe
     from vmflearn.train.probe import KNNProbe

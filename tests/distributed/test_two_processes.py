@@ -116,8 +116,9 @@ def test_two_processes_agree_to_stop_to_refuse_and_to_go_on(tmp_path):
         from timm.layers import DropPath
         from vmflearn import distributed
         from vmflearn.distributed import ElsewhereError
-        from vmflearn.train import CheckpointError, ConfigError, Interrupted, checkpoint, load_config, pretrain, probe
-        from vmflearn.train.folder_lock import FolderLock
+        from vmflearn.train import CheckpointError, ConfigError, Interrupted, load_config, pretrain, probe
+        from vmflearn.train.checkpoints import checkpoint
+        from vmflearn.train.runs.lock import FolderLock
 
         dist.init_process_group("gloo")
         rank, folder = dist.get_rank(), Path({str(tmp_path)!r})

@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "pretrain.py"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "scripts/slurm/pretrain.sbatch"

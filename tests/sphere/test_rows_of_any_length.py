@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from vmflearn.sphere.rows import as_tensor, dense_rows
+from vmflearn.sphere.arguments import as_tensor
+from vmflearn.sphere.rows import dense_rows
 from vmflearn.sphere.sparse_rows import sparse_rows
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from vmflearn.sphere.arguments import as_tensor
 from vmflearn.sphere.em import Data, Model, Statistics, complement_floor, m_step
 from vmflearn.sphere.fitting import reseed
 from vmflearn.sphere.initialization import parameters_from_directions
-from vmflearn.sphere.rows import as_tensor, dense_rows
+from vmflearn.sphere.rows import dense_rows
 
 
 def data_of(X):

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vmflearn.train.checkpoint import differences
+from vmflearn.train.checkpoints.checkpoint import differences
 from vmflearn.train.config import Config, ConfigError, DataConfig, ModelConfig, RunConfig, join_overrides, load_config
 from vmflearn.train.methods import METHODS
 

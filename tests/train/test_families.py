@@ -9,11 +9,11 @@ import torch
 
 from vmflearn.ssl import ProbabilityCentering, load_published
 from vmflearn.train import ConfigError, StepSettings, build_model, load_config, training_step
-from vmflearn.train.cost import count_cost
+from vmflearn.train.cost.counting import count_cost
 from vmflearn.train.first_pass import check_crops
 from vmflearn.train.methods import DINO
 from vmflearn.train.optimizer import make_optimizer
-from vmflearn.train.run_folder import export_backbone
+from vmflearn.train.runs.folder import export_backbone
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 SWIN = {"img_size": 32, "embed_dim": 24, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}

@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 from vmflearn.train import ConfigError, build_model, load_config, state
-from vmflearn.train.cost import count_cost
+from vmflearn.train.cost.counting import count_cost
 from vmflearn.train.first_pass import check_crops
 from vmflearn.train.state import State
 

@@ -12,13 +12,13 @@ from torch.func import functional_call
 
 from vmflearn.sphere import log_normalizer
 from vmflearn.ssl import DINOHead, LogitCentering, ProbabilityCentering, create_backbone
-from vmflearn.ssl.masking import MaskSpec, draw_masks
 from vmflearn.ssl.patch_network import PatchNetwork
 from vmflearn.ssl.prototypes import Prototypes
 from vmflearn.train import training_step
 from vmflearn.train.methods.ibot import IBOT, IBOTSettings
 from vmflearn.train.optimizer import make_optimizer
 from vmflearn.train.step_settings import StepSettings
+from vmflearn.views.masking import MaskSpec, draw_masks
 
 WIDTH, BOTTLENECK, K, PATCH_K = 12, 6, 9, 7
 MASKS = MaskSpec((0.0, 0.5, 0.9), (0.0, 0.2, 0.0))

@@ -5,9 +5,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from vmflearn.train import load_config, pretrain
-from vmflearn.train.checkpoint import load_newest
+from vmflearn.train.checkpoints.checkpoint import load_newest
 from vmflearn.train.linear_probe import LEARNING_RATE, LinearProbe
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs.records import read_metrics
 
 CPU = torch.device("cpu")
 
@@ -104,7 +104,7 @@ def test_a_run_reports_it_and_trains_the_same_without_it(small, tmp_path, monkey
     assert 0.1 <= with_it.metrics["linear_top1"] <= 1
     saved = load_newest(tmp_path / "with" / "checkpoints", print)
     assert saved["linear"]["weight"].abs().max() > 0
-    monkeypatch.setattr("vmflearn.train.state.State._linear_probe", lambda state: None)
+    monkeypatch.setattr("vmflearn.train.state.State._linear_probe", lambda state, student: None)
     without = pretrain(small, tmp_path / "without", quiet=True)
     assert "linear_top1" not in without.metrics
     lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("with", "without")]

@@ -14,11 +14,11 @@ from torch.func import functional_call
 from vmflearn.sphere import log_normalizer
 from vmflearn.ssl import DINOHead, create_backbone
 from vmflearn.ssl.anchor_network import AnchorNetwork
-from vmflearn.ssl.masking import draw_kept
 from vmflearn.train import training_step
 from vmflearn.train.methods.msn import MSN, MSNSettings
 from vmflearn.train.optimizer import make_optimizer
 from vmflearn.train.step_settings import StepSettings
+from vmflearn.views.masking import draw_kept
 
 WIDTH, BOTTLENECK, K, BATCH = 12, 6, 9, 5
 

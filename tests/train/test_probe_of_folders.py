@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from vmflearn.backbones.creation import create_backbone
 from vmflearn.data.photos import load_photos
-from vmflearn.ssl.backbones import create_backbone
 from vmflearn.train import ConfigError, load_config
 from vmflearn.train.probe import KNNProbe
 

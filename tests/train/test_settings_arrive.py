@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vmflearn.train.config import load_config
-from vmflearn.train.loader import open_training, open_validation
+from vmflearn.train.input.loader import open_training, open_validation
 from vmflearn.train.state import State
 
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def test_decay_of_magnitudes():
 def test_validation_images_are_another_folder_or_another_split(tmp_path, monkeypatch):
     from PIL import Image
 
-    from vmflearn.train import loader
+    from vmflearn.train.input import loader
 
     for part, count in (("train", 3), ("val", 2)):
         for i in range(count):

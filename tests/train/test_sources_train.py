@@ -14,11 +14,12 @@ from vmflearn.data.photos import load_photos
 from vmflearn.data.shard_writing import write_shards
 from vmflearn.data.shards import open_shards
 from vmflearn.data.sources import open_images
-from vmflearn.train import loader, trainer
-from vmflearn.train.canvases import DataError
-from vmflearn.train.checkpoint import CheckpointError
+from vmflearn.train import trainer
+from vmflearn.train.checkpoints.checkpoint import CheckpointError
 from vmflearn.train.config import ConfigError, load_config
-from vmflearn.train.records import read_metrics
+from vmflearn.train.input import loader
+from vmflearn.train.input.batches import DataError
+from vmflearn.train.runs.records import read_metrics
 
 SETTINGS = [
     "views.global_size=16",
@@ -265,8 +266,8 @@ def test_images_of_different_sizes_cannot_be_cached(folder, tmp_path):
 
 def test_draws_do_not_depend_on_the_cap(folder):
     """Indices of boxes are drawn on the originals: with and without a cap the views show the same parts."""
-    from vmflearn.ssl.views import dino_crops
-    from vmflearn.train.loader import make_loader
+    from vmflearn.train.input.loader import make_loader
+    from vmflearn.views.batched import dino_crops
 
     views = []
     for cap in (0, 32):

@@ -12,17 +12,22 @@ from timm.layers import DropPath
 from torch.nn import functional as F
 
 from vmflearn.data.photos import Photos, load_photos
-from vmflearn.ssl.views import dino_crops, multi_crop
-from vmflearn.train import build_model, checkpoint, checkpoint_writer, folder_lock, loader, probe, run_folder, trainer
+from vmflearn.train import build_model, probe, trainer
 from vmflearn.train import step as step_module
-from vmflearn.train.checkpoint import CheckpointError
+from vmflearn.train.checkpoints import checkpoint
+from vmflearn.train.checkpoints import writer as checkpoint_writer
+from vmflearn.train.checkpoints.checkpoint import CheckpointError
+from vmflearn.train.checkpoints.digest import digest
 from vmflearn.train.config import ConfigError, load_config
-from vmflearn.train.digest import digest
-from vmflearn.train.loader import make_loader
+from vmflearn.train.input import loader
+from vmflearn.train.input.loader import make_loader
 from vmflearn.train.optimizer import clip_each
-from vmflearn.train.records import read_metrics
+from vmflearn.train.runs import folder as run_folder
+from vmflearn.train.runs import lock as folder_lock
+from vmflearn.train.runs.records import read_metrics
+from vmflearn.train.runs.stop import Interrupted, stop_signals
 from vmflearn.train.state import State
-from vmflearn.train.stop import Interrupted, stop_signals
+from vmflearn.views.batched import dino_crops, multi_crop
 
 TINY = [
     "views.global_size=16",

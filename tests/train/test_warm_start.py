@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vmflearn.train import ConfigError, checkpoint, load_config, pretrain
-from vmflearn.train.checkpoint import load_newest
-from vmflearn.train.records import read_metrics
+from vmflearn.train import ConfigError, load_config, pretrain
+from vmflearn.train.checkpoints import checkpoint
+from vmflearn.train.checkpoints.checkpoint import load_newest
+from vmflearn.train.runs.records import read_metrics
 from vmflearn.train.state import State
 from vmflearn.train.warm_start import start_from
 

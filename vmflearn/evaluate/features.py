@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vmflearn.ssl.backbones import evaluation_mode
-from vmflearn.ssl.photometric import normalize
+from vmflearn.backbones.creation import evaluation_mode
+from vmflearn.views.photometric import normalize
 
 HISTOGRAM_BINS = 8
 

@@ -1,4 +1,6 @@
-"""Self-distillation with a von Mises-Fisher last layer: prototypes, heads, centring, losses, views and backbones.
+"""Self-distillation with a von Mises-Fisher last layer: prototypes, heads, centring and losses.
+
+The names that such a training loop needs of its neighbours (views, backbones, weights, monitor) can be had here too.
 
 Names are loaded when they are first used, so that ``import vmflearn.ssl`` pulls in neither timm nor torchvision.
 """
@@ -7,22 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vmflearn.ssl.backbones import attention_maps, create_backbone
+    from vmflearn.backbones.creation import attention_maps, create_backbone
+    from vmflearn.monitor.collapse import Finding, Monitor
+    from vmflearn.monitor.prototype_use import unique_prototypes, void_prototypes
+    from vmflearn.monitor.statistics import effective_rank, teacher_statistics
     from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
-    from vmflearn.ssl.collapse import Finding, Monitor
-    from vmflearn.ssl.diagnostics import effective_rank, teacher_statistics
-    from vmflearn.ssl.downloads import fetch_published, published_names
     from vmflearn.ssl.fused_loss import prototype_loss
     from vmflearn.ssl.heads import DINOHead
     from vmflearn.ssl.koleo import koleo_loss
     from vmflearn.ssl.losses import dino_loss
-    from vmflearn.ssl.methods import MultiCropNetwork
-    from vmflearn.ssl.prototype_use import unique_prototypes, void_prototypes
+    from vmflearn.ssl.network import MultiCropNetwork
     from vmflearn.ssl.prototypes import Prototypes
-    from vmflearn.ssl.published import load_published
     from vmflearn.ssl.sinkhorn import SinkhornKnopp
-    from vmflearn.ssl.transforms import MultiCropTransform
-    from vmflearn.ssl.views import CropSpec, dino_crops, multi_crop
+    from vmflearn.views.batched import CropSpec, dino_crops, multi_crop
+    from vmflearn.views.per_image import MultiCropTransform
+    from vmflearn.weights.downloads import fetch_published, published_names
+    from vmflearn.weights.published import load_published
 
 __all__ = [
     "CropSpec",
@@ -52,37 +54,37 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CropSpec": "views",
-    "DINOHead": "heads",
-    "Finding": "collapse",
-    "LogitCentering": "centering",
-    "Monitor": "collapse",
-    "MultiCropNetwork": "methods",
-    "MultiCropTransform": "transforms",
-    "ProbabilityCentering": "centering",
-    "Prototypes": "prototypes",
-    "SinkhornKnopp": "sinkhorn",
-    "koleo_loss": "koleo",
-    "fetch_published": "downloads",
-    "load_published": "published",
-    "published_names": "downloads",
-    "prototype_loss": "fused_loss",
-    "attention_maps": "backbones",
-    "create_backbone": "backbones",
-    "dino_crops": "views",
-    "dino_loss": "losses",
-    "effective_rank": "diagnostics",
-    "multi_crop": "views",
-    "teacher_statistics": "diagnostics",
-    "unique_prototypes": "prototype_use",
-    "void_prototypes": "prototype_use",
+    "CropSpec": "vmflearn.views.batched",
+    "DINOHead": "vmflearn.ssl.heads",
+    "Finding": "vmflearn.monitor.collapse",
+    "LogitCentering": "vmflearn.ssl.centering",
+    "Monitor": "vmflearn.monitor.collapse",
+    "MultiCropNetwork": "vmflearn.ssl.network",
+    "MultiCropTransform": "vmflearn.views.per_image",
+    "ProbabilityCentering": "vmflearn.ssl.centering",
+    "Prototypes": "vmflearn.ssl.prototypes",
+    "SinkhornKnopp": "vmflearn.ssl.sinkhorn",
+    "koleo_loss": "vmflearn.ssl.koleo",
+    "fetch_published": "vmflearn.weights.downloads",
+    "load_published": "vmflearn.weights.published",
+    "published_names": "vmflearn.weights.downloads",
+    "prototype_loss": "vmflearn.ssl.fused_loss",
+    "attention_maps": "vmflearn.backbones.creation",
+    "create_backbone": "vmflearn.backbones.creation",
+    "dino_crops": "vmflearn.views.batched",
+    "dino_loss": "vmflearn.ssl.losses",
+    "effective_rank": "vmflearn.monitor.statistics",
+    "multi_crop": "vmflearn.views.batched",
+    "teacher_statistics": "vmflearn.monitor.statistics",
+    "unique_prototypes": "vmflearn.monitor.prototype_use",
+    "void_prototypes": "vmflearn.monitor.prototype_use",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value  # the next access does not come here
     return value
 

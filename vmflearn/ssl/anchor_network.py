@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vmflearn.backbones.tokens import check_tokens, token_features
 from vmflearn.ssl.heads import DINOHead
-from vmflearn.ssl.methods import MultiCropNetwork
-from vmflearn.ssl.tokens import check_tokens, token_features
+from vmflearn.ssl.network import MultiCropNetwork
 
 
 class AnchorNetwork(MultiCropNetwork):

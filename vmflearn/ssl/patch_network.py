@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vmflearn.backbones.tokens import check_tokens, token_features
 from vmflearn.ssl.heads import DINOHead
-from vmflearn.ssl.methods import MultiCropNetwork
+from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.prototypes import Prototypes
-from vmflearn.ssl.tokens import check_tokens, token_features
 
 
 class PatchNetwork(MultiCropNetwork):

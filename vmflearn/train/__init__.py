@@ -4,20 +4,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vmflearn.train.checkpoint import CheckpointError
+    from vmflearn.train.checkpoints.checkpoint import CheckpointError
     from vmflearn.train.config import Config, ConfigError, load_config
+    from vmflearn.train.runs.stop import Interrupted
     from vmflearn.train.state import build_model
     from vmflearn.train.step import StepResult, TrainingError, training_step
     from vmflearn.train.step_settings import StepSettings, step_settings
-    from vmflearn.train.stop import Interrupted
     from vmflearn.train.trainer import RunResult, pretrain
 
 _HOMES = {
-    "CheckpointError": "checkpoint",
+    "CheckpointError": "checkpoints.checkpoint",
     "Config": "config",
     "ConfigError": "config",
     "load_config": "config",
-    "Interrupted": "stop",
+    "Interrupted": "runs.stop",
     "RunResult": "trainer",
     "StepResult": "step",
     "StepSettings": "step_settings",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vmflearn.ssl.backbones import evaluation_mode
+from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.train.config import Config, ConfigError
 
 CHANNELS = 3

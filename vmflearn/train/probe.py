@@ -14,8 +14,8 @@ from vmflearn.data.photos import load_photos
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
 from vmflearn.evaluate.knn import knn_accuracy, knn_predict
 from vmflearn.train.config import Config, ConfigError, DataConfig
-from vmflearn.train.loader import open_training, open_validation
-from vmflearn.train.workers import WorkerLoader
+from vmflearn.train.input.loader import open_training, open_validation
+from vmflearn.train.input.workers import WorkerLoader
 
 CHUNK = 256
 """Images whose features are extracted between two looks at whether to go on."""

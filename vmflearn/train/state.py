@@ -8,21 +8,21 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from vmflearn import distributed
-from vmflearn.ssl.backbones import attend_with_matrix, compile_blocks, create_backbone
-from vmflearn.ssl.collapse import Monitor
+from vmflearn.backbones.creation import attend_with_matrix, compile_blocks, create_backbone
+from vmflearn.backbones.stochastic_depth import SubsetBlock
+from vmflearn.monitor.collapse import Monitor
 from vmflearn.ssl.heads import DINOHead
-from vmflearn.ssl.methods import MultiCropNetwork
-from vmflearn.ssl.stochastic_depth import SubsetBlock
-from vmflearn.train.checkpoint import BrokenCheckpointError, CheckpointError
+from vmflearn.ssl.network import MultiCropNetwork
+from vmflearn.train.checkpoints.checkpoint import BrokenCheckpointError, CheckpointError
+from vmflearn.train.checkpoints.parts import unlike, unlike_moments
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.first_pass import check_crops, reason
+from vmflearn.train.input.loader import make_loader
 from vmflearn.train.linear_probe import LinearProbe
-from vmflearn.train.loader import make_loader
 from vmflearn.train.methods import METHODS
 from vmflearn.train.optimizer import make_optimizer
-from vmflearn.train.parts import unlike, unlike_moments
 from vmflearn.train.probe import KNNProbe
-from vmflearn.train.same_images import changed, describe
+from vmflearn.train.runs.same_images import changed, describe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Type of the parameters; with ``bfloat16`` the products run in it under autocast, the parameters stay float32."""

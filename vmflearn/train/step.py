@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vmflearn import distributed
-from vmflearn.ssl.collapse import locate_not_finite
+from vmflearn.devices import Arrival
+from vmflearn.monitor.collapse import locate_not_finite
 from vmflearn.ssl.koleo import koleo_loss
-from vmflearn.train.arrival import Arrival
 from vmflearn.train.methods.base import Method
 from vmflearn.train.optimizer import drop_gradients, set_schedule
 from vmflearn.train.step_settings import StepSettings, precision

@@ -20,24 +20,24 @@ import torch
 from torch import Tensor, nn
 
 from vmflearn import distributed
-from vmflearn.ssl.diagnostics import gradient_norm, update_norm
-from vmflearn.ssl.methods import MultiCropNetwork
-from vmflearn.ssl.prototype_use import unique_prototypes
-from vmflearn.train.canvases import lost_worker
-from vmflearn.train.checkpoint import load_newest
-from vmflearn.train.checkpoint_writer import CheckpointWriter
+from vmflearn.monitor.prototype_use import unique_prototypes
+from vmflearn.monitor.statistics import gradient_norm, update_norm
+from vmflearn.ssl.network import MultiCropNetwork
+from vmflearn.train.checkpoints.checkpoint import load_newest
+from vmflearn.train.checkpoints.parts import check_values
+from vmflearn.train.checkpoints.writer import CheckpointWriter
 from vmflearn.train.config import Config, ConfigError
-from vmflearn.train.folder_lock import FolderLock
-from vmflearn.train.parts import check_values
-from vmflearn.train.profiling import profiled
-from vmflearn.train.records import Records, announcer, mend, read_metrics
-from vmflearn.train.run_folder import export_backbone, write_preamble
-from vmflearn.train.same_run import check_checkpoint, check_folder, check_images, check_processes
+from vmflearn.train.cost.profiling import profiled
+from vmflearn.train.cost.timing import Speedometer
+from vmflearn.train.input.batches import lost_worker
+from vmflearn.train.runs.folder import export_backbone, write_preamble
+from vmflearn.train.runs.lock import FolderLock
+from vmflearn.train.runs.records import Records, announcer, mend, read_metrics
+from vmflearn.train.runs.same_run import check_checkpoint, check_folder, check_images, check_processes
+from vmflearn.train.runs.stop import Interrupted, StopRequest, stop_signals
 from vmflearn.train.state import DTYPES, State
 from vmflearn.train.step import StepResult, TrainingError, training_step
 from vmflearn.train.step_settings import StepSettings
-from vmflearn.train.stop import Interrupted, StopRequest, stop_signals
-from vmflearn.train.timing import Speedometer
 from vmflearn.train.warm_start import start_from
 
 

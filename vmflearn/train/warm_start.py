@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
 from vmflearn.ssl.heads import DINOHead
-from vmflearn.ssl.published import heads_of, load_published, tells_heads, tells_settings
-from vmflearn.ssl.untold import POSITIONS, untold_differences
-from vmflearn.ssl.weight_files import read_weights
-from vmflearn.train.checkpoint import DIGEST, differences
+from vmflearn.train.checkpoints.checkpoint import DIGEST, differences
+from vmflearn.train.checkpoints.digest import digest
 from vmflearn.train.config import ConfigError
-from vmflearn.train.digest import digest
 from vmflearn.train.state import State
+from vmflearn.weights.published import heads_of, load_published, tells_heads, tells_settings
+from vmflearn.weights.reading import read_weights
+from vmflearn.weights.untold import POSITIONS, untold_differences
 
 
 def start_from(state: State, path: str | Path) -> list[str]:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from vmflearn.ssl.crops import CropSpec, dino_crops
 from vmflearn.ssl.heads import DINOHead
-from vmflearn.ssl.methods import MultiCropNetwork
+from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.prototypes import Prototypes
 from vmflearn.train.optimizer import clip_each, update_teacher
 from vmflearn.train.step_settings import StepSettings, step_settings
+from vmflearn.views.crops import CropSpec, dino_crops
 
 if TYPE_CHECKING:
     from vmflearn.train.config import Config

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
 from vmflearn.ssl.fused_loss import prototype_loss
-from vmflearn.ssl.methods import MultiCropNetwork
+from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
 from vmflearn.train.config import Config
 from vmflearn.train.methods.base import Aim, Method, Part, Work, divided

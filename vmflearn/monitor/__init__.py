@@ -1,0 +1,1 @@
+"""What tells a healthy run from a collapsing one while it trains."""

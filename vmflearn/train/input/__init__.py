@@ -1,0 +1,1 @@
+"""From files to crops on the device."""

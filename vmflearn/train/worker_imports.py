@@ -1,8 +1,0 @@
-"""What the server of the workers imports before it forks them (see `vmflearn.train.workers`); for nothing else."""
-
-import os
-
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's import would start its threads, and this process is to have none
-
-import vmflearn.data.sources
-import vmflearn.train.canvases  # noqa: F401
