@@ -17,7 +17,7 @@ from vmflearn.ssl.prototypes import Prototypes
 from vmflearn.train import training_step
 from vmflearn.train.methods.ibot import IBOT, IBOTSettings
 from vmflearn.train.optimizer import make_optimizer
-from vmflearn.train.step_settings import StepSettings
+from vmflearn.train.per_step import StepSettings
 from vmflearn.views.masking import MaskSpec, draw_masks
 
 WIDTH, BOTTLENECK, K, PATCH_K = 12, 6, 9, 7

@@ -17,7 +17,7 @@ from vmflearn.ssl.anchor_network import AnchorNetwork
 from vmflearn.train import training_step
 from vmflearn.train.methods.msn import MSN, MSNSettings
 from vmflearn.train.optimizer import make_optimizer
-from vmflearn.train.step_settings import StepSettings
+from vmflearn.train.per_step import StepSettings
 from vmflearn.views.masking import draw_kept
 
 WIDTH, BOTTLENECK, K, BATCH = 12, 6, 9, 5

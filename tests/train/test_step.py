@@ -13,7 +13,7 @@ from vmflearn.train import StepSettings, TrainingError, training_step
 from vmflearn.train.config import load_config
 from vmflearn.train.methods import DINO
 from vmflearn.train.optimizer import make_optimizer
-from vmflearn.train.step_settings import step_settings
+from vmflearn.train.per_step import step_settings
 
 WIDTH, HIDDEN, BOTTLENECK = 5, 7, 6
 

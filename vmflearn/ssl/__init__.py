@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vmflearn.monitor.collapse import Finding, Monitor
     from vmflearn.monitor.prototype_use import unique_prototypes, void_prototypes
     from vmflearn.monitor.statistics import effective_rank, teacher_statistics
+    from vmflearn.ssl.anchor_loss import msn_loss
     from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
     from vmflearn.ssl.fused_loss import prototype_loss
     from vmflearn.ssl.heads import DINOHead
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vmflearn.ssl.losses import dino_loss
     from vmflearn.ssl.network import MultiCropNetwork
     from vmflearn.ssl.prototypes import Prototypes
+    from vmflearn.ssl.row_loss import patch_loss
     from vmflearn.ssl.sinkhorn import SinkhornKnopp
     from vmflearn.views.batched import CropSpec, dino_crops, multi_crop
     from vmflearn.views.per_image import MultiCropTransform
@@ -45,7 +47,9 @@ __all__ = [
     "fetch_published",
     "koleo_loss",
     "load_published",
+    "msn_loss",
     "multi_crop",
+    "patch_loss",
     "prototype_loss",
     "published_names",
     "teacher_statistics",
@@ -54,6 +58,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "msn_loss": "vmflearn.ssl.anchor_loss",
+    "patch_loss": "vmflearn.ssl.row_loss",
     "CropSpec": "vmflearn.views.batched",
     "DINOHead": "vmflearn.ssl.heads",
     "Finding": "vmflearn.monitor.collapse",

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vmflearn.train.checkpoints.checkpoint import CheckpointError
     from vmflearn.train.config import Config, ConfigError, load_config
+    from vmflearn.train.per_step import StepSettings, step_settings
     from vmflearn.train.runs.stop import Interrupted
     from vmflearn.train.state import build_model
     from vmflearn.train.step import StepResult, TrainingError, training_step
-    from vmflearn.train.step_settings import StepSettings, step_settings
     from vmflearn.train.trainer import RunResult, pretrain
 
 _HOMES = {
@@ -20,11 +20,11 @@ _HOMES = {
     "Interrupted": "runs.stop",
     "RunResult": "trainer",
     "StepResult": "step",
-    "StepSettings": "step_settings",
+    "StepSettings": "per_step",
     "TrainingError": "step",
     "build_model": "state",
     "pretrain": "trainer",
-    "step_settings": "step_settings",
+    "step_settings": "per_step",
     "training_step": "step",
 }
 __all__ = [

@@ -25,7 +25,7 @@ from vmflearn.monitor.collapse import locate_not_finite
 from vmflearn.ssl.koleo import koleo_loss
 from vmflearn.train.methods.base import Method
 from vmflearn.train.optimizer import drop_gradients, set_schedule
-from vmflearn.train.step_settings import StepSettings, precision
+from vmflearn.train.per_step import StepSettings, precision
 
 Embedding = Callable[..., tuple[Any, ...]]
 

@@ -30,6 +30,7 @@ from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.cost.profiling import profiled
 from vmflearn.train.cost.timing import Speedometer
 from vmflearn.train.input.batches import lost_worker
+from vmflearn.train.per_step import StepSettings
 from vmflearn.train.runs.folder import export_backbone, write_preamble
 from vmflearn.train.runs.lock import FolderLock
 from vmflearn.train.runs.records import Records, announcer, mend, read_metrics
@@ -37,7 +38,6 @@ from vmflearn.train.runs.same_run import check_checkpoint, check_folder, check_i
 from vmflearn.train.runs.stop import Interrupted, StopRequest, stop_signals
 from vmflearn.train.state import DTYPES, State
 from vmflearn.train.step import StepResult, TrainingError, training_step
-from vmflearn.train.step_settings import StepSettings
 from vmflearn.train.warm_start import start_from
 
 

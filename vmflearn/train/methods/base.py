@@ -21,7 +21,7 @@ from vmflearn.ssl.heads import DINOHead
 from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.prototypes import Prototypes
 from vmflearn.train.optimizer import clip_each, update_teacher
-from vmflearn.train.step_settings import StepSettings, step_settings
+from vmflearn.train.per_step import StepSettings, step_settings
 from vmflearn.views.crops import CropSpec, dino_crops
 
 if TYPE_CHECKING:

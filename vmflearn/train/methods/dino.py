@@ -13,7 +13,7 @@ from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
 from vmflearn.train.config import Config
 from vmflearn.train.methods.base import Aim, Method, Part, Work, divided
-from vmflearn.train.step_settings import StepSettings, precision
+from vmflearn.train.per_step import StepSettings, precision
 
 Centering = LogitCentering | ProbabilityCentering | SinkhornKnopp
 

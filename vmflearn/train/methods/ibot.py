@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from vmflearn.ssl.fused_loss import prototype_loss
 from vmflearn.ssl.heads import DINOHead
 from vmflearn.ssl.network import MultiCropNetwork
-from vmflearn.ssl.patch_loss import patch_loss, patch_weights
 from vmflearn.ssl.patch_network import PatchNetwork
 from vmflearn.ssl.prototypes import Prototypes
+from vmflearn.ssl.row_loss import patch_loss, patch_weights
 from vmflearn.train.config import Amount, Config, ConfigError, Temperature, Whole
 from vmflearn.train.methods.base import Aim, Method, Part, Work, divided
 from vmflearn.train.methods.dino import Centering, make_centering, repeated
+from vmflearn.train.per_step import StepSettings, precision
 from vmflearn.train.schedules import teacher_temperature
-from vmflearn.train.step_settings import StepSettings, precision
 from vmflearn.views.masking import MaskSpec, draw_masks
 
 LOGITS = 2**23

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vmflearn.ssl.anchor_loss import msn_loss
 from vmflearn.ssl.anchor_network import AnchorNetwork
 from vmflearn.ssl.heads import DINOHead
-from vmflearn.ssl.msn_loss import msn_loss
 from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
 from vmflearn.train.config import Amount, Config, ConfigError, Count, Share
 from vmflearn.train.methods.base import Aim, Method, Part, Work
-from vmflearn.train.step_settings import StepSettings, precision, step_settings
+from vmflearn.train.per_step import StepSettings, precision, step_settings
 from vmflearn.train.typed import Limits
 from vmflearn.views.crops import CropSpec
 from vmflearn.views.masking import draw_kept
