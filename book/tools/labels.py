@@ -63,8 +63,7 @@ def citations(bibliography: Path) -> dict[str, tuple[str, str]]:
     found = {}
     for key, entry in parse_file(str(bibliography), bib_format="bibtex").entries.items():
         names = [
-            re.sub(r"[{}]", "", " ".join(str(person.rich_last_names[0]).split()))
-            for person in entry.persons["author"]
+            re.sub(r"[{}]", "", " ".join(str(person.rich_last_names[0]).split())) for person in entry.persons["author"]
         ]
         more = len(names) > 2 or names[-1] == "others"  # BibTeX's own word
         found[key] = (f"{names[0]} et al." if more else " and ".join(names), entry.fields["year"])
