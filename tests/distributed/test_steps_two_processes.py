@@ -1,7 +1,7 @@
 """Two processes with half the batch each, and parts of a batch in turn, train as one process with all of it.
 
-All six cells of the paper's Table 1, and Sinkhorn, over 20 steps of the real trainer in float64: losses, centre, the
-parameters of student and teacher, and AdamW's moments.
+All six cells of the paper's Table 1, Sinkhorn, iBOT-vMF and MSN, over 20 steps of the real trainer in float64: losses,
+centres, the parameters of student and teacher, and AdamW's moments.
 """
 
 import json
@@ -20,6 +20,8 @@ from vmflearn.train.checkpoints.digest import digest
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 STEPS = 20
 CELLS = [(n, c) for n in ("none", "l2", "vmf") for c in ("logit", "probability")] + [("vmf", "sinkhorn")]
+CELLS += [("vmf", "probability", "ibot"), ("l2", "sinkhorn", "msn")]
+PATCHES = "{img_size: 16, patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}"
 TINY = [
     "model.backbone=vit_tiny_patch16_224",
     "model.options={img_size: 16, patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}",
@@ -45,12 +47,20 @@ TINY = [
 
 
 def overrides(cell, parts):
-    normalization, centering = cell
+    normalization, centering, method = (*cell, "dino")[:3]
+    more = {
+        "dino": [],
+        "ibot": ["method.shared_head=false", "method.patch_out_dim=20", "method.patch_temp_warmup_epochs=1"],
+        "msn": ["method.dropped=0.3", "head.koleo=0"],
+    }[method]
+    if method != "dino":  # masks need patches
+        more += [f"method.name={method}", f"model.options={PATCHES}"]
     return [
         *TINY,
+        *more,
         f"head.normalization={normalization}",
         f"teacher.centering={centering}",
-        f"optimizer.accumulation={parts}",
+        f"optimizer.accumulation={1 if method == 'msn' else parts}",  # its mean entropy needs the batch
     ]
 
 
@@ -98,10 +108,11 @@ def test_all_ways_train_alike(runs, cell, way):
     other, its = read(runs / f"{way}-{cell}")
     assert len(one) == len(other) == STEPS
     assert len({line["loss"] for line in one}) == STEPS
-    for name in ("loss", "koleo", "teacher_entropy", "gradient_norm", "update_norm"):
+    names = {"loss", "koleo", "patch_loss", "mean_entropy", "teacher_entropy", "gradient_norm", "update_norm"}
+    for name in names & one[0].keys():
         found, wanted = ([line[name] for line in lines] for lines in (other, one))
         assert found == pytest.approx(wanted, rel=1e-6, abs=1e-9), name
-    for part in ("student", "teacher", "centering"):
+    for part in {"student", "teacher", "centering", "patch_centering"} & state.keys():
         for name, value in state[part].items():
             torch.testing.assert_close(its[part][name], value, rtol=1e-6, atol=1e-6, msg=f"{part}.{name}")
     for i, moments in state["optimizer"]["state"].items():

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from vmflearn.sphere import log_normalizer
 from vmflearn.ssl import DINOHead, create_backbone
 from vmflearn.ssl.anchor_network import AnchorNetwork
-from vmflearn.train import training_step
+from vmflearn.train import load_config, training_step
 from vmflearn.train.methods.msn import MSN, MSNSettings
 from vmflearn.train.optimizer import make_optimizer
 from vmflearn.train.per_step import StepSettings
@@ -205,3 +205,26 @@ def test_parts_are_refused_because_the_mean_entropy_is_no_mean_over_images():
     settings = StepSettings(1e-3, 0.1, 0.9, 0.1, 0.025, accumulation=2)
     with pytest.raises(ValueError, match="accumulation=2: the mean entropy of MSN is not a mean over images"):
         training_step(method, optimizer, [torch.randn(4, 3, 16, 16).double()] * 2, settings)
+
+
+def test_schedules_are_the_published_ones():
+    """Written out as MSN's schedulers: counted from one for the rate and the decay, from nought for the EMA."""
+    settings = ["method.name=msn", "teacher.centering=sinkhorn", "run.epochs=5", "optimizer.warmup_epochs=2"]
+    settings += ["optimizer.batch_size=1024", "optimizer.lr=2.5e-4", "optimizer.min_lr=1e-6"]
+    config, per_epoch = load_config(None, settings), 7
+    n_steps, t_max, warmup = 35, int(1.25 * 35), 14
+    momentum = 0.996
+    for i in range(n_steps):
+        count = i + 1
+        if count < warmup:
+            lr = 2e-4 + count / warmup * (1e-3 - 2e-4)
+        else:
+            progress = (count - warmup) / (t_max - warmup)
+            lr = max(1e-6, 1e-6 + (1e-3 - 1e-6) * 0.5 * (1 + math.cos(math.pi * progress)))
+        decay = min(0.4, 0.4 + (0.04 - 0.4) * 0.5 * (1 + math.cos(math.pi * count / t_max)))
+        found = MSN.schedule(config, i, per_epoch)
+        assert found.lr == pytest.approx(lr, rel=1e-12)
+        assert found.weight_decay == pytest.approx(decay, rel=1e-12)
+        assert found.momentum == pytest.approx(momentum, rel=1e-12)
+        assert (found.epoch, found.step) == (i // per_epoch, i)
+        momentum += (1.0 - 0.996) / (n_steps * 1.25)

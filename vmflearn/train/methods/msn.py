@@ -122,7 +122,8 @@ class MSN(Method):
         Rate and weight decay of the published code are those of the step's number counted from one.
         """
         optim, own, teacher = config.optimizer, config.method, config.teacher
-        total = int(own.stretch * steps_per_epoch * config.run.epochs)
+        length = own.stretch * steps_per_epoch * config.run.epochs
+        total = int(length)
         warmup, scale = optim.warmup_epochs * steps_per_epoch, optim.batch_size / 256
         peak, first, n = optim.lr * scale, own.warmup_lr * scale, step + 1
         if n < warmup:
@@ -133,7 +134,7 @@ class MSN(Method):
             step_settings(config, step, steps_per_epoch),
             lr=lr,
             weight_decay=_cosine(optim.weight_decay, optim.weight_decay_end, n / total),
-            momentum=teacher.momentum + (1 - teacher.momentum) * step / total,
+            momentum=teacher.momentum + (1 - teacher.momentum) * step / length,
         )
 
     @classmethod

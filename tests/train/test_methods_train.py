@@ -1,0 +1,126 @@
+"""Every method through the trainer: it learns, goes on exactly where it was stopped, and is counted first."""
+
+import math
+
+import pytest
+import torch
+
+from vmflearn.data.photos import Photos, load_photos
+from vmflearn.train import CheckpointError, ConfigError, build_model, load_config, pretrain, probe
+from vmflearn.train.cost.counting import count_cost
+from vmflearn.train.cost.plan import describe, make_plan
+from vmflearn.train.input import loader
+from vmflearn.train.runs.records import read_metrics
+
+TINY = [
+    "views.global_size=16",
+    "views.local_size=8",
+    "views.n_local=2",
+    "model.backbone=vit_tiny_patch16_224",
+    "model.options={img_size: 16, patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2}",
+    "model.drop_path=0.2",
+    "head.out_dim=32",
+    "head.hidden_dim=16",
+    "head.bottleneck_dim=8",
+    "optimizer.batch_size=100",
+    "optimizer.warmup_epochs=1",
+    "optimizer.lr=0.01",
+    "run.epochs=3",
+    "run.log_every=1",
+    "run.device=cpu",
+]
+IBOT = ["method.name=ibot", "method.patch_temp_warmup_epochs=1"]
+METHODS = {
+    "ibot": [*IBOT, "head.normalization=none", "teacher.centering=logit"],
+    "ibot-vmf, separate heads": [*IBOT, "method.shared_head=false", "method.patch_out_dim=24"],
+    "msn": ["method.name=msn", "head.normalization=l2", "teacher.centering=sinkhorn", "head.batch_norm=true"],
+    "msn, patches of its own": [
+        "method.name=msn",
+        "teacher.centering=sinkhorn",
+        "method.own_patches=true",
+        "method.n_random=2",
+    ],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_photos():
+    def fewer(split):
+        photos = load_photos(split)
+        return Photos(photos.images[::5], photos.labels[::5], photos.class_names)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "load_photos", fewer)
+        patch.setattr(probe, "load_photos", fewer)
+        yield
+
+
+def tiny(method, *more):
+    return load_config(None, [*TINY, *METHODS[method], *more])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_was_stopped_ends_where_the_unbroken_one_ends(method, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    result = pretrain(tiny(method), whole, quiet=True)
+    pretrain(tiny(method, "run.max_steps=4"), halves, quiet=True)  # within the second epoch
+    again = pretrain(tiny(method), halves, quiet=True)
+    assert result.steps == again.steps == 9
+    lines = [read_metrics(folder / "metrics.jsonl") for folder in (whole, halves)]
+    assert lines[0][4:] == lines[1][4:]
+    second = "mean_entropy" if "msn" in method else "patch_loss"
+    assert all(math.isfinite(line["loss"]) and math.isfinite(line[second]) for line in lines[0])
+    assert lines[0][-1]["loss"] < lines[0][1]["loss"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dry_run_counts_the_method(method):
+    config = tiny(method)
+    cost = count_cost(config)
+    student = build_model(config)
+    assert cost.backbone + cost.head <= sum(p.numel() for p in student.parameters())
+    assert cost.trained == sum(p.numel() for p in student.parameters() if p.requires_grad)
+    plan = describe(make_plan(config, images=1000))
+    crops = "3 x 16 + 2 x 8" if "own" in method else "2 x 16 + 2 x 8"
+    assert crops in plan
+
+
+def test_ibot_costs_more_than_dino_and_msn_less():
+    """On the same crops: iBOT takes patches through head and prototypes, MSN one view less twice, and fewer patches."""
+    full = ["views.global_size=224", "views.local_size=96", "views.n_local=10", "head.out_dim=8192"]
+    full += ["optimizer.batch_size=8"]
+    dino = count_cost(load_config(None, full)).operations
+    ibot = count_cost(load_config(None, [*full, "method.name=ibot"])).operations
+    msn = count_cost(load_config(None, [*full, "method.name=msn", "teacher.centering=sinkhorn"])).operations
+    assert ibot.student_forward == dino.student_forward
+    assert ibot.teacher == dino.teacher == 2 * msn.teacher
+    # rows through the head: 12 and 2 in DINO; with 392 patches of the teacher and 0.15 x 392 of the student in iBOT
+    assert ibot.head / dino.head == pytest.approx((3 * (12 + 58.8) + 394) / (3 * 12 + 2))
+    assert 0.7 < msn.total / dino.total < 0.9
+
+
+def test_the_run_of_another_method_is_refused(tmp_path):
+    pretrain(tiny("msn", "run.max_steps=1"), tmp_path, quiet=True)
+    with pytest.raises(CheckpointError, match=r"method\.name: msn -> ibot"):
+        pretrain(tiny("ibot"), tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("method", ["ibot", "msn"])
+def test_a_backbone_without_patch_tokens_is_refused(method):
+    config = load_config(None, [*TINY, *METHODS[method], "model.backbone=resnet18", "model.options={}"])
+    with pytest.raises(ConfigError, match=f"method.name={method}, model.backbone=resnet18: patch tokens need"):
+        build_model(config)
+
+
+def test_a_grid_without_room_for_masks_is_refused(tmp_path):
+    options = "model.options={img_size: 16, patch_size: 16, embed_dim: 16, depth: 1, num_heads: 2}"
+    with pytest.raises(ConfigError, match=r"views\.global_size=16 .*at least 2 x 2 patches, got 1 x 1"):
+        pretrain(tiny("ibot", options, "views.local_size=16"), tmp_path, quiet=True)
+
+
+def test_msn_keeps_one_set_of_prototypes(tmp_path):
+    pretrain(tiny("msn", "run.max_steps=3"), tmp_path, quiet=True)
+    saved = torch.load(tmp_path / "checkpoints" / "step-00000003.pt", weights_only=True)
+    student, teacher = saved["student"], saved["teacher"]
+    assert torch.equal(student["head.prototypes.weight_v"], teacher["head.prototypes.weight_v"])
+    assert not torch.equal(student["head.mlp.0.weight"], teacher["head.mlp.0.weight"])
