@@ -10,15 +10,17 @@ from vmflearn.data.named import _classes
 def test_a_reader_names_classes_by_their_numbers():
     """A set of the Hugging Face hub has such a reader; names come in the order of the numbers, not of the alphabet."""
     reader = SimpleNamespace(class_to_idx={"ant": 2, "bee": 0, "cat": 1}, iter_targets=lambda: iter([2, 2, 0]))
-    names, labels = _classes(SimpleNamespace(), reader)
+    names, labels = _classes("torch/some", SimpleNamespace(), reader)
     assert names == ["bee", "cat", "ant"]
     assert labels == [2, 2, 0]
 
 
 def test_synonyms_are_one_class_and_names_may_be_missing():
-    names, labels = _classes(SimpleNamespace(targets=[1, 0], classes=[("tench", "Tinca"), ("goldfish",)]), None)
+    names, labels = _classes(
+        "torch/some", SimpleNamespace(targets=[1, 0], classes=[("tench", "Tinca"), ("goldfish",)]), None
+    )
     assert (names, labels) == (["tench", "goldfish"], [1, 0])
-    assert list(_classes(SimpleNamespace(_labels=[0, 3]), None)[0]) == [0, 1, 2, 3]
+    assert list(_classes("torch/some", SimpleNamespace(_labels=[0, 3]), None)[0]) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -30,4 +32,4 @@ def test_synonyms_are_one_class_and_names_may_be_missing():
 )
 def test_sets_without_one_class_an_image_are_refused(dataset, words):
     with pytest.raises(ValueError, match=words):
-        _classes(dataset, None)
+        _classes("torch/some", dataset, None)

@@ -130,6 +130,9 @@ def test_images_are_shown_as_dino_shows_them(size):
         def path(self, index):
             raise NotImplementedError
 
+        def names_digest(self):
+            raise NotImplementedError
+
         def _open(self, index):
             return picture
 

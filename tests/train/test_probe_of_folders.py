@@ -33,9 +33,9 @@ def test_an_unreadable_image_has_no_vote(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "words"),
     [
-        ({"train": ["a", "b"], "val": ["a", "c"]}, "val must have the class folders of data.root=.*train"),
-        ({"train": ["a", "b"], "val": ["a"]}, "val must have the class folders of data.root=.*train"),
-        ({"train": [""], "val": ["a", "b"]}, "needs class sub-folders in .*train"),
+        ({"train": ["a", "b"], "val": ["a", "c"]}, "val must have the classes of .*train"),
+        ({"train": ["a", "b"], "val": ["a"]}, "val must have the classes of .*train"),
+        ({"train": [""], "val": ["a", "b"]}, "needs class sub-folders .* in .*train"),
     ],
 )
 def test_classes_that_do_not_agree_are_refused(tmp_path, folders, words):

@@ -13,7 +13,7 @@ from torchvision import datasets
 from vmflearn.data.photos import load_photos
 from vmflearn.data.shard_writing import write_shards
 from vmflearn.data.shards import open_shards
-from vmflearn.data.sources import open_images
+from vmflearn.data.sources import FolderImages, open_images
 from vmflearn.train import trainer
 from vmflearn.train.checkpoints.checkpoint import CheckpointError
 from vmflearn.train.config import ConfigError, load_config
@@ -181,9 +181,8 @@ def test_other_images_are_refused_and_what_has_changed_is_said(folder, begun, tm
 
 
 def test_the_same_images_in_another_order_are_refused(folder, begun, tmp_path, monkeypatch):
-    source = open_images(folder)
-    source._reader.samples.reverse()
-    source.labels = source.labels.flip(0)
+    found = open_images(folder)
+    source = FolderImages(folder, [found.path(i).relative_to(folder).as_posix() for i in reversed(range(len(found)))])
     monkeypatch.setattr(loader, "open_source", lambda *arguments, **settings: source)
     with pytest.raises(CheckpointError, match="their names or their order and their classes have changed"):
         train(begun, *LONG, "data.source=folder", f"data.root={folder}")

@@ -498,7 +498,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("which", ["teacher", "student"])
 def test_an_own_checkpoint(run, which):
-    (path,) = (run / "checkpoints").glob("step-*.pt")
+    path = max((run / "checkpoints").glob("step-*.pt"))
     backbone, head = load_published(path, which)
     saved = torch.load(path, weights_only=True)[which]
     loaded = wrapped(backbone.state_dict(), head.state_dict())
@@ -513,7 +513,7 @@ def test_an_own_checkpoint(run, which):
 
 def test_an_own_exported_backbone(run):
     backbone, head = load_published(run / "backbone.safetensors")
-    (path,) = (run / "checkpoints").glob("step-*.pt")
+    path = max((run / "checkpoints").glob("step-*.pt"))
     teacher, _ = load_published(path)
     assert head is None
     about = json.loads((run / "backbone.json").read_text())

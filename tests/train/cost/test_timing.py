@@ -10,6 +10,7 @@ from vmflearn.ssl import DINOHead, MultiCropNetwork
 from vmflearn.train.cost import timing
 from vmflearn.train.cost.counting import count_operations
 from vmflearn.train.cost.timing import PARTS, Speedometer, StepClock, peak_memory
+from vmflearn.train.methods.base import Work
 
 CPU = torch.device("cpu")
 
@@ -104,16 +105,17 @@ def test_the_speedometer_divides_what_was_done_by_what_could_be(host):
         create_backbone("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2),
         DINOHead(16, 32, hidden_dim=16, bottleneck_dim=8),
     )
+    work = Work([(16, 0.0), (16, 0.0), (8, 0.0)], [(16, 0.0)] * 2, 3, 2, 3, 2)
     speed_of = timing.matrix_rate
     try:
         timing.matrix_rate = lambda device, precision: 1e6
-        speed = Speedometer(network, [16, 16, 8], CPU, "float32")
+        speed = Speedometer(network, work, CPU, "float32")
     finally:
         timing.matrix_rate = speed_of
     host.spend(4.0)
     found = speed.read(images=20)
     assert found["images_per_second"] == pytest.approx(5.0)
-    assert found["mfu"] == pytest.approx(5 * count_operations(network, [16, 16, 8]).total / 1e6)
+    assert found["mfu"] == pytest.approx(5 * count_operations(network, work).total / 1e6)
     assert found["memory_gib"] == peak_memory(CPU) > 0.05
     assert "1e-06 TFLOP/s" in str(speed)
     assert "float32" in str(speed)
