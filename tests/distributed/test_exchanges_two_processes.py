@@ -76,9 +76,11 @@ FEATURES = """
 SPEED = """
     from vmflearn.ssl import DINOHead, MultiCropNetwork
     from vmflearn.train.cost import timing
+    from vmflearn.train.methods.base import Work
     timing.matrix_rate = lambda *arguments: 1e6
     network = MultiCropNetwork(backbone, DINOHead(16, 8, hidden_dim=8, bottleneck_dim=4))
-    assert timing.Speedometer(network, [16, 16], torch.device("cpu"), "float32").peak == 2e6
+    work = Work([(16, 0.0)] * 2, [(16, 0.0)] * 2, 2, 2, 2, 2)
+    assert timing.Speedometer(network, work, torch.device("cpu"), "float32").peak == 2e6
 """
 
 

@@ -64,7 +64,8 @@ if first:
     bad[3, 1] = np.nan
 message = error(X=bad)
 assert "X contains NaN or infinity in 1 rows, first [3]" in message, message
-assert message.startswith("ValueError: X" if first else "ValueError: process 0 could not go on: ValueError: X"), message
+elsewhere = "ElsewhereError: process 0 could not go on: ValueError: X"
+assert message.startswith("ValueError: X" if first else elsewhere), message
 message = error(sample_weight=None if first else -weight[own])
 assert "sample_weight is negative" in message, message
 assert message.startswith("ValueError: process 1" if first else "ValueError: sample_weight"), message
