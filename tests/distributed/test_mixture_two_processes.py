@@ -68,7 +68,7 @@ elsewhere = "ElsewhereError: process 0 could not go on: ValueError: X"
 assert message.startswith("ValueError: X" if first else elsewhere), message
 message = error(sample_weight=None if first else -weight[own])
 assert "sample_weight is negative" in message, message
-assert message.startswith("ValueError: process 1" if first else "ValueError: sample_weight"), message
+assert message.startswith("ElsewhereError: process 1" if first else "ValueError: sample_weight"), message
 message = error(X=X[own] if first else X[own][:, :3])
 assert "n_features differs between processes, [4, 3]" in message, message
 message = error(X=X[own] if first else X[own].astype(np.float32))
