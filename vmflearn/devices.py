@@ -15,7 +15,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-class Arrival:
+class Readback:
     """The values of a tensor, asked for now and read later.
 
     ``float(x)`` on a GPU waits for all that has been queued for it, and leaves it idle until the processor has queued

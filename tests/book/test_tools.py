@@ -89,9 +89,10 @@ def test_a_rung_sums_the_time_and_takes_medians(tmp_path):
     (tmp_path / "environment.json").write_text(json.dumps(about))
     metrics = [{"step": 5, "loss": 1.23456, "extra": 1}, {"step": 9, "loss": 1, "knn_top1": 0.5}]
     timing = [
-        {"seconds": 1, "images_per_second": 10, "data_wait": 0.1, "mfu": 0.2, "memory_gib": 3},
-        {"seconds": 2, "images_per_second": 90, "data_wait": 0.3, "mfu": 0.9, "memory_gib": 1, "evaluation_seconds": 4},
-        {"seconds": 3, "images_per_second": 20, "data_wait": 0.2, "mfu": 0.3, "memory_gib": 2},
+        {"step": 5, "seconds": 1, "images_per_second": 10, "data_wait": 0.1, "mfu": 0.2, "memory_gib": 3},
+        {"step": 9, "seconds": 2, "images_per_second": 90, "data_wait": 0.3, "mfu": 0.9, "memory_gib": 1}
+        | {"evaluation_seconds": 4},
+        {"step": 12, "seconds": 3, "images_per_second": 20, "data_wait": 0.2, "mfu": 0.3, "memory_gib": 2},
     ]
     for name, lines in (("metrics", metrics), ("timing", timing)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

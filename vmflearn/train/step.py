@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vmflearn import distributed
-from vmflearn.devices import Arrival
+from vmflearn.devices import Readback
 from vmflearn.monitor.collapse import locate_not_finite
 from vmflearn.ssl.koleo import koleo_loss
 from vmflearn.train.methods.base import Method
@@ -119,12 +119,12 @@ def training_step(
             total = total + torch.stack([term.detach() for _, term in terms.values()]) / len(parts)
             outputs.append([piece.detach() for piece in out[:2]])
             if last:
-                arrival = Arrival(distributed.mean_over_processes(total))
+                readback = Readback(distributed.mean_over_processes(total))
                 if settings.koleo > 0:
                     koleo = koleo_loss(student.prototypes.directions)
                     loss = loss + settings.koleo * koleo
             loss.backward()
-    means = dict(zip(names, arrival.values(), strict=True))
+    means = dict(zip(names, readback.values(), strict=True))
     if not all(map(math.isfinite, means.values())):
         student_features, y = (torch.cat(pieces, dim=1) for pieces in zip(*outputs, strict=True))
         _complain(means, settings, student_features=student_features, student_y=y, teacher_y=aim.teacher_y)
