@@ -305,6 +305,10 @@ def test_crops_refuse_wrong_shapes():
         views.crop_batch(torch.zeros(2, 1, 8, 8), draws, 4)
     with pytest.raises(ValueError, match="of one length, got 3 and 2"):
         views.crop_batch(torch.zeros(3, 3, 8, 8), draws, 4)
+    with pytest.raises(ValueError, match=r"got torch\.int64"):
+        views.crop_batch(torch.zeros(2, 3, 8, 8, dtype=torch.int64), draws, 4)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 255 to 255"):
+        views.crop_batch(torch.full((2, 3, 8, 8), 255.0), draws, 4)
     ones = torch.ones(2, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"canvases must be uint8 \(batch, height, width, 3\), got torch.float32"):
         views.crop_canvases(torch.zeros(2, 8, 8, 3), draws, ones, 4)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vmflearn.views.crops import CropSpec, Draws, dino_crops, draw
 from vmflearn.views.photometric import photometric
-from vmflearn.views.resampling import crop_batch, crop_canvases
+from vmflearn.views.resampling import as_values, crop_batch, crop_canvases, crop_values
 
 __all__ = [
     "CropSpec",
@@ -61,12 +61,11 @@ def multi_crop(images: Tensor, indices: Tensor, *, crops: Sequence[CropSpec], se
         raise ValueError(f"images must have shape (batch, 3, height, width), got {tuple(images.shape)}")
     if len(images) == 0 or len(crops) == 0:
         raise ValueError(f"multi_crop needs at least one image and one crop, got {len(images)} and {len(crops)}")
-    _check_range(images)
+    values = as_values(images)
     sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
     draws = draw(crops, seed=seed, epoch=epoch, indices=torch.as_tensor(indices).cpu(), sizes=sizes)
-    values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
     return _views(
-        crops, draws, lambda drawn, spec: crop_batch(values, drawn, spec.size, bilinear=spec.bilinear), images.device
+        crops, draws, lambda drawn, spec: crop_values(values, drawn, spec.size, bilinear=spec.bilinear), images.device
     )
 
 
@@ -113,22 +112,6 @@ def multi_crop_canvases(
         lambda drawn, spec: crop_canvases(canvases, drawn, scale, spec.size, bilinear=spec.bilinear),
         canvases.device,
     )
-
-
-def _check_range(images: Tensor) -> None:
-    """ValueError unless images are uint8, or floating point in [0, 1]: what is beyond would turn white or black."""
-    if images.dtype == torch.uint8:
-        return
-    if not images.is_floating_point():
-        raise ValueError(
-            f"images must be uint8, or floating point in [0, 1], got {images.dtype}; images.to(torch.uint8)?"
-        )
-    low, high = torch.stack(images.aminmax()).tolist()
-    if not 0 <= low <= high <= 1:
-        raise ValueError(
-            f"images of {images.dtype} must lie in [0, 1], got {low:.4g} to {high:.4g}: divide 0 to 255 by 255, "
-            "cut off what a resampling left beyond, and give images that are not normalised yet"
-        )
 
 
 def _views(

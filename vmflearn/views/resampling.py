@@ -42,18 +42,50 @@ def crop_batch(images: Tensor, draws: Draws, size: int, *, bilinear: bool = Fals
     Raises
     ------
     ValueError
-        If `images` is not a batch of colour images or its length is not that of `draws`.
+        If `images` is not a batch of colour images, of another type or range, or its length is not that of `draws`.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have shape (batch, 3, height, width), got {tuple(images.shape)}")
     if len(images) != len(draws):
         raise ValueError(f"images and draws must be of one length, got {len(images)} and {len(draws)}")
-    batch, channels, height, width = images.shape
-    values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-    boxes = send(draws.boxes.float(), images.device)
+    return crop_values(as_values(images), draws, size, bilinear=bilinear)
+
+
+def as_values(images: Tensor) -> Tensor:
+    """Images as float32 in [0, 1].
+
+    Parameters
+    ----------
+    images
+        uint8, or floating point, whose range is checked (it waits for the device).
+
+    Raises
+    ------
+    ValueError
+        If they are of another type or range: what lies beyond would turn white or black.
+    """
+    if images.dtype == torch.uint8:
+        return images.float().div_(255)
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images must be uint8, or floating point in [0, 1], got {images.dtype}; images.to(torch.uint8)?"
+        )
+    low, high = torch.stack(images.aminmax()).tolist() if images.numel() else (0, 0)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"images of {images.dtype} must lie in [0, 1], got {low:.4g} to {high:.4g}: divide 0 to 255 by 255, "
+            "cut off what a resampling left beyond, and give images that are not normalised yet"
+        )
+    return images.float()
+
+
+def crop_values(values: Tensor, draws: Draws, size: int, *, bilinear: bool = False) -> Tensor:
+    """`crop_batch` of images that are float32 in [0, 1], unchecked."""
+    batch, channels, height, width = values.shape
+    boxes = send(draws.boxes.float(), values.device)
     rows = resampling_matrix(boxes[:, 0], boxes[:, 2], height, size, bilinear=bilinear)  # (batch, size, height)
     columns = resampling_matrix(boxes[:, 1], boxes[:, 3], width, size, bilinear=bilinear)  # (batch, size, width)
-    columns = torch.where(send(draws.flip, images.device)[:, None, None], columns.flip(1), columns)
+    columns = torch.where(send(draws.flip, values.device)[:, None, None], columns.flip(1), columns)
     values = torch.bmm(values.reshape(batch, channels * height, width), columns.mT)
     rows = rows[:, None].expand(-1, channels, -1, -1)
     return torch.matmul(rows, values.view(batch, channels, height, size)).clamp_(0, 1)

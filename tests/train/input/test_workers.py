@@ -64,6 +64,19 @@ def test_without_workers_this_process_reads():
     assert [*batches(workers=0, n=2)] == [(os.getpid(), os.getppid())] * 2
 
 
+def test_what_workers_cannot_be_handed_is_named():
+    class Local(torch.utils.data.Dataset):
+        pass
+
+    class Locked(Processes):
+        def __reduce__(self):
+            raise pickle.PicklingError("it is not to be pickled")
+
+    for images in (Local(), Locked()):
+        with pytest.raises(ValueError, match=r"cannot be handed to worker processes .*module.* data\.workers=0"):
+            iter(WorkerLoader(images, workers=1))
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path

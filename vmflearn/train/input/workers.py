@@ -12,9 +12,11 @@ but lie in memory that all processes share.
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
@@ -56,13 +58,29 @@ class WorkerLoader(DataLoader):
         )
 
     def __iter__(self) -> Any:
-        """Start the workers, and iterate over the batches."""
+        """Start the workers, and iterate over the batches.
+
+        Raises
+        ------
+        ValueError
+            If the data set cannot be handed to workers.
+        """
         if not self.num_workers:
             return super().__iter__()
         with _no_main():
             if START_METHOD == "forkserver":
                 _start_server()
-            return super().__iter__()
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Got pickle error")  # PyTorch's, before the error itself
+                    return super().__iter__()
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                if "pickle" not in str(error):
+                    raise
+                raise ValueError(
+                    f"the images cannot be handed to worker processes ({error}): put their class into a module that "
+                    "can be imported and let it hold what can be pickled, or set data.workers=0"
+                ) from error
 
 
 def _start_server() -> None:
