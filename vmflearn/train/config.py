@@ -16,16 +16,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vmflearn.train.typed import ConfigError, Limits, Variants, apply_override, build, shown
-from vmflearn.train.yaml_text import YAMLTextError, read_yaml, write_yaml
+import torch
 
-Whole = Annotated[int, Limits("be at least 0", 0)]
-Count = Annotated[int, Limits("be at least 1", 1)]
-Several = Annotated[int, Limits("be at least 2", 2)]
-Amount = Annotated[float, Limits("be at least 0", 0)]
-Share = Annotated[float, Limits("lie in [0, 1]", 0, 1)]
-SMALLEST = 1e-6  # what is divided by must not vanish in float32, its square neither
-Temperature = Annotated[float, Limits(f"be above 0 ({SMALLEST} or more)", SMALLEST)]
+from vmflearn.train.methods import METHODS
+from vmflearn.train.typed import (
+    SMALLEST,
+    Amount,
+    ConfigError,
+    Count,
+    Limits,
+    Several,
+    Share,
+    Temperature,
+    Variants,
+    Whole,
+    apply_override,
+    build,
+    shown,
+)
+from vmflearn.train.yaml_text import YAMLTextError, read_yaml, write_yaml
 
 MOST_NUMBERS = 2**36  # of a head, or of one image's views: 256 GiB in float32, more than a device holds
 
@@ -171,9 +180,7 @@ class RunConfig:
 
 
 def _methods() -> dict[str, type]:
-    """Settings of the methods, by their names; imported when they are asked for, since methods read configurations."""
-    from vmflearn.train.methods import METHODS
-
+    """Settings of the methods, by their names."""
     return {name: method.Settings for name, method in METHODS.items()}
 
 
@@ -299,8 +306,6 @@ def _check(config: Config) -> None:
             f"{config.teacher.centering}"
         )
     _check_data(config.data)
-    from vmflearn.train.methods import METHODS
-
     METHODS[config.method.name].check(config)
 
 
@@ -308,8 +313,6 @@ def _check_device(name: str) -> None:
     """Refuse what is no device, and ``meta``, on which nothing is computed."""
     if name == "auto":
         return
-    import torch  # not above: a configuration for "auto" can be read without it
-
     try:
         usable = torch.device(name).type != "meta"
     except RuntimeError:
