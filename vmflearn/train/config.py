@@ -179,6 +179,9 @@ class RunConfig:
     knn_k: Count = 20
 
 
+OWN_METHOD = "; one of your own comes with --method-file FILE"
+
+
 def _methods() -> dict[str, type]:
     """Settings of the methods, by their names."""
     return {name: method.Settings for name, method in METHODS.items()}
@@ -190,8 +193,9 @@ class Config:
 
     name: str = "run"
     seed: Whole = 0
-    method: Annotated[Any, Variants(_methods, "dino")] = field(default_factory=lambda: _methods()["dino"]())
-    """What is learned: ``name`` is dino, ibot or msn, and the other keys are those of its ``Settings``."""
+    method: Annotated[Any, Variants(_methods, "dino", OWN_METHOD)] = field(default_factory=lambda: _methods()["dino"]())
+    """What is learned: ``name`` is dino, ibot, msn or one that was added (`vmflearn.train.methods.add_method`), and the
+    other keys are those of its ``Settings``."""
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -53,6 +53,8 @@ class Variants:
 
     known: Callable[[], Mapping[str, type]]
     default: str
+    otherwise: str = ""
+    """What to do for a name that is not known."""
 
     def chosen(self, settings: Any, section: str) -> type:
         """The dataclass that settings name."""
@@ -60,7 +62,7 @@ class Variants:
         if isinstance(settings, dict):
             name = settings.get("name", name)
         if name not in known:
-            raise ConfigError(f"{section}.name must be one of {', '.join(known)}, not {shown(name)}")
+            raise ConfigError(f"{section}.name must be one of {', '.join(known)}, not {shown(name)}{self.otherwise}")
         return known[name]
 
 
