@@ -14,6 +14,9 @@ says how long the run takes, and with ``--images`` it needs no data:
 ``--init-from FILE`` starts from a published checkpoint, from another run's (or its folder: the newest that can be
 read), or from a backbone alone, and prints what was restored and what starts afresh.
 
+``--method-file FILE`` executes a Python file that adds a method of your own (the book's page "Add a method" writes
+one); ``method.name`` then chooses it.
+
 Any setting of the configuration can be given as ``--section.key=value``. The same command continues a run that was
 stopped or killed. Ctrl-C saves and exits with 130. ``torchrun --max-restarts N`` starts all processes again from the
 last checkpoint when one of them is lost; ``scripts/slurm/pretrain.sbatch`` is a batch job that is put back into the
@@ -37,6 +40,7 @@ def main() -> int:
     parser.add_argument(
         "--init-from", metavar="FILE", help="start from these weights: DINO's, iBOT's, MSN's or a run's (or its folder)"
     )
+    parser.add_argument("--method-file", type=Path, metavar="FILE", help="a Python file that adds a method of your own")
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="trace N steps into RUN_DIR/profile")
     plan = parser.add_argument_group("dry run")
     plan.add_argument("--dry-run", action="store_true", help="count what the run takes, and train nothing")
@@ -54,8 +58,11 @@ def main() -> int:
 def _train(known: argparse.Namespace, rest: list[str]) -> None:
     """Pretrain as the command line says, or count what it would take."""
     from vmflearn.train import load_config, pretrain
+    from vmflearn.train.methods.from_file import add_methods_from
     from vmflearn.train.runs.launch import join_processes, join_values
 
+    if known.method_file is not None:
+        add_methods_from(known.method_file)
     overrides = join_values(rest)
     if known.init_from is not None:
         overrides.append(f"run.init_from={json.dumps(known.init_from)}")

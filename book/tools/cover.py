@@ -12,7 +12,7 @@ from vmflearn.evaluate import colour_statistics, knn_accuracy, pixel_features
 from vmflearn.plots import COLORS, INK, book_style
 from vmflearn.sphere.bessel import log_hypergeometric
 from vmflearn.train import build_model, load_config
-from vmflearn.train.probe import KNNProbe
+from vmflearn.train.knn_probe import KNNProbe
 from vmflearn.train.runs.records import read_metrics
 
 DIM, TEMPERATURE = 256, 0.1

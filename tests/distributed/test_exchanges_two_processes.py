@@ -61,7 +61,7 @@ PROBE = """
 FEATURES = """
     from vmflearn.backbones.creation import create_backbone
     from vmflearn.train import load_config
-    from vmflearn.train.probe import KNNProbe
+    from vmflearn.train.knn_probe import KNNProbe
     config = load_config(overrides=["data.source=folder", f"data.root={sys.argv[1]}/images",
         f"data.val_root={sys.argv[1]}/images", "views.global_size=16", "run.knn_k=3"])
     torch.manual_seed(0)
@@ -89,8 +89,8 @@ def test_two_processes_tell_one_another_what_one_knows(tmp_path):
 
     from vmflearn.backbones.creation import create_backbone
     from vmflearn.train import load_config
+    from vmflearn.train.knn_probe import KNNProbe
     from vmflearn.train.linear_probe import LinearProbe
-    from vmflearn.train.probe import KNNProbe
 
     torch.manual_seed(0)
     rows, labels = torch.randn(2, 12, 5), torch.arange(12) % 3

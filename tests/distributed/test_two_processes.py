@@ -116,7 +116,7 @@ def test_two_processes_agree_to_stop_to_refuse_and_to_go_on(tmp_path):
         from timm.layers import DropPath
         from vmflearn import distributed
         from vmflearn.distributed import ElsewhereError
-        from vmflearn.train import CheckpointError, ConfigError, Interrupted, load_config, pretrain, probe
+        from vmflearn.train import CheckpointError, ConfigError, Interrupted, load_config, pretrain, knn_probe
         from vmflearn.train.checkpoints import checkpoint
         from vmflearn.train.runs.lock import FolderLock
 
@@ -159,21 +159,21 @@ def test_two_processes_agree_to_stop_to_refuse_and_to_go_on(tmp_path):
         assert not (folder / "none").exists()
 
         # one of them is told to stop, within the third call of the second evaluation
-        extract, calls = probe.extract_features, 0
+        extract, calls = knn_probe.extract_features, 0
         def stop(*arguments, **settings):
             global calls
             calls += 1
             if rank == 1 and calls == 5 + 3:  # four for the training images, one for the test images
                 signal.raise_signal(signal.SIGTERM)
             return extract(*arguments, **settings)
-        probe.extract_features = stop
+        knn_probe.extract_features = stop
         try:
             train("broken")
             raise AssertionError("not stopped")
         except Interrupted as stopped:
             assert stopped.signal == signal.SIGTERM
             assert str(stopped) == "stopped at step 6; the same command continues from there", stopped
-        probe.extract_features = extract
+        knn_probe.extract_features = extract
         dist.barrier()
         saved = checkpoint.load_newest(folder / "broken" / "checkpoints", print)
         assert saved["step"] == 6 and saved["pending"]["metrics"]["step"] == 6 and saved["recorded"] == 5

@@ -42,6 +42,7 @@ def train(
     lr=1e-3,
     momentum=0.99,
     shared=False,
+    teacher_lags=True,
     spoil=None,
     contrast=1.0,
     kind="mlp",
@@ -58,7 +59,7 @@ def train(
     teacher = student if shared else copy.deepcopy(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr)
     center = (CENTERINGS | {"none": NoCentering})[centering](out_dim)
-    monitor, history = Monitor(out_dim, window=512), []
+    monitor, history = Monitor(out_dim, window=512, teacher_lags=teacher_lags), []
     places = torch.randn(8, 3, size, size, generator=generator)  # eight kinds of images
     common = torch.randn(3, size, size, generator=generator)
     for step in range(1, steps + 1):
@@ -135,6 +136,13 @@ def test_shared_student():
 def test_momentum_zero_copies_the_student():
     _, history = train(momentum=0.0)
     assert "student is teacher" in names(history)
+
+
+def test_a_teacher_that_is_meant_to_be_a_copy_is_no_finding():
+    _, history = train(momentum=0.0, teacher_lags=False)
+    assert "student is teacher" not in names(history)
+    _, history = train(shared=True, teacher_lags=False)
+    assert names(history)[0] == "student is teacher"
 
 
 def test_nan_in_one_image():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vmflearn.data.photos import Photos, load_photos
-from vmflearn.train import CheckpointError, ConfigError, build_model, load_config, pretrain, probe
+from vmflearn.train import CheckpointError, ConfigError, build_model, knn_probe, load_config, pretrain
 from vmflearn.train.cost.counting import count_cost
 from vmflearn.train.cost.plan import describe, make_plan
 from vmflearn.train.input import loader
@@ -51,7 +51,7 @@ def fewer_photos():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "load_photos", fewer)
-        patch.setattr(probe, "load_photos", fewer)
+        patch.setattr(knn_probe, "load_photos", fewer)
         yield
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from vmflearn.backbones.creation import create_backbone
 from vmflearn.data.photos import load_photos
 from vmflearn.train import ConfigError, load_config
-from vmflearn.train.probe import KNNProbe
+from vmflearn.train.knn_probe import KNNProbe
 
 
 def test_an_unreadable_image_has_no_vote(tmp_path):

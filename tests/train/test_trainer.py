@@ -12,7 +12,7 @@ from timm.layers import DropPath
 from torch.nn import functional as F
 
 from vmflearn.data.photos import Photos, load_photos
-from vmflearn.train import build_model, methods, probe, trainer
+from vmflearn.train import build_model, knn_probe, methods, trainer
 from vmflearn.train.checkpoints import checkpoint
 from vmflearn.train.checkpoints import writer as checkpoint_writer
 from vmflearn.train.checkpoints.checkpoint import CheckpointError
@@ -59,7 +59,7 @@ def fewer_photos():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "load_photos", fewer)
-        patch.setattr(probe, "load_photos", fewer)
+        patch.setattr(knn_probe, "load_photos", fewer)
         yield
 
 
@@ -231,7 +231,7 @@ def best(folder):
 @pytest.mark.parametrize(("at", "step"), [(4, 3), (6, 3), (8, 6), (11, 9)])
 def test_a_run_stopped_within_an_evaluation_makes_it_again_and_ends_alike(evaluated, tmp_path, monkeypatch, at, step):
     """The call of the extractor at which the signal comes: three before the first step, three an evaluation."""
-    calls, extract = 0, probe.extract_features
+    calls, extract = 0, knn_probe.extract_features
 
     def stop_at(*arguments, **settings):
         nonlocal calls
@@ -240,7 +240,7 @@ def test_a_run_stopped_within_an_evaluation_makes_it_again_and_ends_alike(evalua
             signal.raise_signal(signal.SIGTERM)
         return extract(*arguments, **settings)
 
-    monkeypatch.setattr(probe, "extract_features", stop_at)
+    monkeypatch.setattr(knn_probe, "extract_features", stop_at)
     with pytest.raises(Interrupted, match=f"stopped at step {step}; the same command continues from there"):
         trainer.pretrain(tiny(*EVALUATED), tmp_path)
     assert calls == at, "the evaluation went on"

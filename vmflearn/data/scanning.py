@@ -4,6 +4,7 @@ The order of files and of classes is that of timm's reader, natural and case-bli
 that names which differ in nothing but case or leading zeros have an order too: that of their characters.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -22,6 +23,25 @@ DISKS_OWN = "lost+found"
 """A folder at the top of many a disk, which nobody but its administrator may read."""
 
 _PART = re.compile(r"(?<![a-z])(training|train|validation|valid|val|testing|test|evaluation|eval|dev)(?![a-z])")
+
+
+def existing_folder(root: str | Path, what: str, holds: str) -> Path:
+    """The path of a folder; FileNotFoundError, with what it should be, if there is none."""
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "does not exist"
+        if root.is_symlink() and not root.exists():
+            problem = f"is a link that leads {'back to itself' if _loops(root) else 'nowhere'}"
+        raise FileNotFoundError(f"the {what} {root} {problem}; give a folder that holds {holds}")
+    return root
+
+
+def _loops(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 class Skipped:

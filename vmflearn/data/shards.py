@@ -31,8 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vmflearn.data.decoding import ImageSource
-from vmflearn.data.scanning import Skipped, is_hidden, part_of, printable
-from vmflearn.data.sources import existing_folder
+from vmflearn.data.scanning import Skipped, existing_folder, is_hidden, part_of, printable
 from vmflearn.data.tar_index import ENTRY, NO_CHECKSUM, index_tar, inner_archives
 
 INDEX, MANIFEST = "index.npy", "manifest.json"

@@ -3,7 +3,6 @@
 The order of a folder's files and the numbers of its classes are those that timm's own scripts see.
 """
 
-import errno
 import hashlib
 import os
 from collections import defaultdict
@@ -15,7 +14,8 @@ import torch
 from PIL import Image
 
 from vmflearn.data.decoding import ImageSource, UnreadableImage
-from vmflearn.data.scanning import FILE_TYPES, is_hidden, natural_order, printable, scan_folder
+from vmflearn.data.scanning import FILE_TYPES, existing_folder, is_hidden, natural_order, printable, scan_folder
+from vmflearn.data.shards import open_shards
 
 __all__ = ["FILE_TYPES", "FolderImages", "ImageSource", "UnreadableImage", "open_images", "open_source"]
 
@@ -165,26 +165,5 @@ def open_source(
     if root is None:
         raise ValueError(f"a source of kind {kind!r} needs its folder")
     if kind == "shards":
-        from vmflearn.data.shards import open_shards
-
         return open_shards(root)
     return open_images(root)
-
-
-def existing_folder(root: str | Path, what: str, holds: str) -> Path:
-    """The path of a folder; FileNotFoundError, with what it should be, if there is none."""
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        problem = "is a file, not a folder" if root.exists() else "does not exist"
-        if root.is_symlink() and not root.exists():
-            problem = f"is a link that leads {'back to itself' if _loops(root) else 'nowhere'}"
-        raise FileNotFoundError(f"the {what} {root} {problem}; give a folder that holds {holds}")
-    return root
-
-
-def _loops(link: Path) -> bool:
-    try:
-        link.stat()
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False

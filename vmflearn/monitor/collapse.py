@@ -111,6 +111,9 @@ class Monitor:
         Number of components K, at least 2.
     window : int
         Images (of all processes, each view one) over which the use of components is counted.
+    teacher_lags : bool
+        Whether the teacher is to stay behind the student. False, for a method whose teacher is a copy, takes equal
+        weights for what is meant; shared memory is named still.
 
     Raises
     ------
@@ -118,12 +121,12 @@ class Monitor:
         For a number that is too small.
     """
 
-    def __init__(self, out_dim: int, window: int = 16384) -> None:
+    def __init__(self, out_dim: int, window: int = 16384, *, teacher_lags: bool = True) -> None:
         if out_dim < 2:
             raise ValueError(f"out_dim must be at least 2, got {out_dim}: one component has nothing to choose")
         if window < 1:
             raise ValueError(f"window must be at least 1 image, got {window}")
-        self.out_dim, self.window = out_dim, window
+        self.out_dim, self.window, self.teacher_lags = out_dim, window, teacher_lags
         self._images = 0  # counted, over all processes
         self._last_win = torch.full((out_dim,), -1, dtype=torch.int64)  # value of _images when a component won last
         self._first: dict[str, float] = {}
@@ -223,7 +226,7 @@ class Monitor:
             return found
         now, names = self._recent[-1], [self._name(seen) for seen in self._recent]
         patient = len(self._recent) == PATIENCE
-        still = patient and all(s["ema_distance"] == 0 for s in self._recent)
+        still = self.teacher_lags and patient and all(s["ema_distance"] == 0 for s in self._recent)
         if now["shared"] or (still and self._recent[0]["fingerprint"] != now["fingerprint"]):
             how = "they share their weights in memory" if now["shared"] else "the weights move, and stay exactly equal"
             evidence = f"{how}; EMA distance {now['ema_distance']:.3g}, KL {now['kl']:.3g}"

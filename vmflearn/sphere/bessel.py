@@ -27,7 +27,7 @@ from vmflearn.sphere import reference
 from vmflearn.sphere.arguments import Real, as_concentration, as_order, as_real_tensor, check_dim, first_offender
 from vmflearn.sphere.expansion import gamma_root
 from vmflearn.sphere.expansion import log_normalizer_at_zero as _log_normalizer_at_zero
-from vmflearn.sphere.flat import anywhere, flat_from
+from vmflearn.sphere.flat_limit import anywhere, flat_from
 from vmflearn.sphere.kernels import evaluate, in_chunks, log_hypergeometric_kernel, quantity
 
 __all__ = [

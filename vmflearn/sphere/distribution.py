@@ -19,7 +19,7 @@ from vmflearn.sphere.arguments import Real, as_real_tensor, first_offender
 from vmflearn.sphere.constraints import check_unit_vectors, check_value, length_tolerance, unit_vector
 from vmflearn.sphere.estimation import maximum_likelihood
 from vmflearn.sphere.expansion import log_normalizer_at_zero
-from vmflearn.sphere.flat import anywhere, spread
+from vmflearn.sphere.flat_limit import anywhere, spread
 from vmflearn.sphere.reparameterization import pathwise
 from vmflearn.sphere.sampling import draw
 

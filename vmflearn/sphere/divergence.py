@@ -6,8 +6,8 @@ r"""Kullback-Leibler divergences on the sphere, registered with ``torch.distribu
 
 Neither term is negative. The three parts of D nearly cancel where the concentrations are nearly equal or both small:
 there D is the integral, by a Gauss-Legendre rule. The uniform distribution is concentration 0. Where concentrations
-have no squares (`vmflearn.sphere.flat`), :math:`A' = (p-1)/2t^2` and so, with :math:`x = (\kappa_q-\kappa_p)/\kappa_p`,
-:math:`D = \tfrac{p-1}2[x - \log(1 + x)]`.
+have no squares (`vmflearn.sphere.flat_limit`), :math:`A' = (p-1)/2t^2` and so, with
+:math:`x = (\kappa_q-\kappa_p)/\kappa_p`, :math:`D = \tfrac{p-1}2[x - \log(1 + x)]`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.distributions.utils import broadcast_all
 
 from vmflearn.sphere.constraints import length_tolerance
 from vmflearn.sphere.distribution import VonMisesFisher
-from vmflearn.sphere.flat import anywhere, flat_from
+from vmflearn.sphere.flat_limit import anywhere, flat_from
 from vmflearn.sphere.hyperspherical_uniform import HypersphericalUniform
 from vmflearn.sphere.kernels import length_derivative_kernel
 

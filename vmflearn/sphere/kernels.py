@@ -15,7 +15,7 @@ use it.
 
 Every kernel takes ``kappa`` of any shape and returns the same shape, dtype and device; float16 and bfloat16 are
 computed in float32. ``kappa`` may reach 1e18 in float32 and 1e150 in float64, where its square overflows and the result
-is NaN; `vmflearn.sphere.flat` goes on from there.
+is NaN; `vmflearn.sphere.flat_limit` goes on from there.
 """
 
 from __future__ import annotations

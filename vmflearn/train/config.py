@@ -16,16 +16,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vmflearn.train.typed import ConfigError, Limits, Variants, apply_override, build, shown
-from vmflearn.train.yaml_text import YAMLTextError, read_yaml, write_yaml
+import torch
 
-Whole = Annotated[int, Limits("be at least 0", 0)]
-Count = Annotated[int, Limits("be at least 1", 1)]
-Several = Annotated[int, Limits("be at least 2", 2)]
-Amount = Annotated[float, Limits("be at least 0", 0)]
-Share = Annotated[float, Limits("lie in [0, 1]", 0, 1)]
-SMALLEST = 1e-6  # what is divided by must not vanish in float32, its square neither
-Temperature = Annotated[float, Limits(f"be above 0 ({SMALLEST} or more)", SMALLEST)]
+from vmflearn.train.methods import METHODS
+from vmflearn.train.typed import (
+    SMALLEST,
+    Amount,
+    ConfigError,
+    Count,
+    Limits,
+    Several,
+    Share,
+    Temperature,
+    Variants,
+    Whole,
+    apply_override,
+    build,
+    shown,
+)
+from vmflearn.train.yaml_text import YAMLTextError, read_yaml, write_yaml
 
 MOST_NUMBERS = 2**36  # of a head, or of one image's views: 256 GiB in float32, more than a device holds
 
@@ -170,10 +179,11 @@ class RunConfig:
     knn_k: Count = 20
 
 
-def _methods() -> dict[str, type]:
-    """Settings of the methods, by their names; imported when they are asked for, since methods read configurations."""
-    from vmflearn.train.methods import METHODS
+OWN_METHOD = "; one of your own comes with --method-file FILE"
 
+
+def _methods() -> dict[str, type]:
+    """Settings of the methods, by their names."""
     return {name: method.Settings for name, method in METHODS.items()}
 
 
@@ -183,8 +193,9 @@ class Config:
 
     name: str = "run"
     seed: Whole = 0
-    method: Annotated[Any, Variants(_methods, "dino")] = field(default_factory=lambda: _methods()["dino"]())
-    """What is learned: ``name`` is dino, ibot or msn, and the other keys are those of its ``Settings``."""
+    method: Annotated[Any, Variants(_methods, "dino", OWN_METHOD)] = field(default_factory=lambda: _methods()["dino"]())
+    """What is learned: ``name`` is dino, ibot, msn or one that was added (`vmflearn.train.methods.add_method`), and the
+    other keys are those of its ``Settings``."""
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -299,8 +310,6 @@ def _check(config: Config) -> None:
             f"{config.teacher.centering}"
         )
     _check_data(config.data)
-    from vmflearn.train.methods import METHODS
-
     METHODS[config.method.name].check(config)
 
 
@@ -308,8 +317,6 @@ def _check_device(name: str) -> None:
     """Refuse what is no device, and ``meta``, on which nothing is computed."""
     if name == "auto":
         return
-    import torch  # not above: a configuration for "auto" can be read without it
-
     try:
         usable = torch.device(name).type != "meta"
     except RuntimeError:

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vmflearn.train.config import Config
 from vmflearn.train.schedules import cosine, teacher_temperature
+
+if TYPE_CHECKING:
+    from vmflearn.train.config import Config
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class StepSettings:
     accumulation: int = 1
 
 
-def step_settings(config: Config, step: int, steps_per_epoch: int) -> StepSettings:
+def step_settings(config: "Config", step: int, steps_per_epoch: int) -> StepSettings:
     """What the schedules and the configuration say about a step (counted from 0)."""
     optim, teacher = config.optimizer, config.teacher
     epoch, total = step // steps_per_epoch, steps_per_epoch * config.run.epochs

@@ -18,10 +18,10 @@ from vmflearn.train.checkpoints.parts import unlike, unlike_moments
 from vmflearn.train.config import Config, ConfigError
 from vmflearn.train.first_pass import check_crops, reason
 from vmflearn.train.input.loader import make_loader
+from vmflearn.train.knn_probe import KNNProbe
 from vmflearn.train.linear_probe import LinearProbe
 from vmflearn.train.methods import METHODS
 from vmflearn.train.optimizer import make_optimizer
-from vmflearn.train.probe import KNNProbe
 from vmflearn.train.runs.same_images import changed, describe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
@@ -133,7 +133,7 @@ class State:
             # In float32 the gain is one percent, and the book's stored runs would end in other last digits.
             fused=config.run.precision == "bfloat16",
         )
-        self.monitor = Monitor(config.head.out_dim)
+        self.monitor = Monitor(config.head.out_dim, teacher_lags=self.method.teacher_lags)
         self.images = describe(self.loader, self.probe.train_labels if self.probe is not None else None)
 
     @property

@@ -35,6 +35,15 @@ class Limits:
     most: float = math.inf
 
 
+Whole = Annotated[int, Limits("be at least 0", 0)]
+Count = Annotated[int, Limits("be at least 1", 1)]
+Several = Annotated[int, Limits("be at least 2", 2)]
+Amount = Annotated[float, Limits("be at least 0", 0)]
+Share = Annotated[float, Limits("lie in [0, 1]", 0, 1)]
+SMALLEST = 1e-6  # what is divided by must not vanish in float32, its square neither
+Temperature = Annotated[float, Limits(f"be above 0 ({SMALLEST} or more)", SMALLEST)]
+
+
 @dataclass(frozen=True)
 class Variants:
     """Sections of which a configuration has one, chosen by their key ``name``; ``known`` gives them by it.
@@ -44,6 +53,8 @@ class Variants:
 
     known: Callable[[], Mapping[str, type]]
     default: str
+    otherwise: str = ""
+    """What to do for a name that is not known."""
 
     def chosen(self, settings: Any, section: str) -> type:
         """The dataclass that settings name."""
@@ -51,7 +62,7 @@ class Variants:
         if isinstance(settings, dict):
             name = settings.get("name", name)
         if name not in known:
-            raise ConfigError(f"{section}.name must be one of {', '.join(known)}, not {shown(name)}")
+            raise ConfigError(f"{section}.name must be one of {', '.join(known)}, not {shown(name)}{self.otherwise}")
         return known[name]
 
 

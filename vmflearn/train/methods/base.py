@@ -112,12 +112,16 @@ class Method(ABC):
         Of one architecture. The student's ``embed`` gives features and bottleneck vectors first.
     undecayed : tuple of str
         Beginnings of the student's parameter names that weight decay leaves alone, besides biases and gains.
+    teacher_lags : bool
+        Whether the teacher stays behind the student, as an average of its past does. Where it is a copy, say false: the
+        monitor takes equal networks for a mistake otherwise.
     """
 
     Settings: ClassVar[type]
     student: MultiCropNetwork
     teacher: MultiCropNetwork
     undecayed: tuple[str, ...] = ()
+    teacher_lags: ClassVar[bool] = True
 
     @classmethod
     def check(cls, config: "Config") -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,11 @@ from vmflearn.ssl.centering import LogitCentering, ProbabilityCentering
 from vmflearn.ssl.fused_loss import prototype_loss
 from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
-from vmflearn.train.config import Config
 from vmflearn.train.methods.base import Aim, Method, Part, Work, divided
 from vmflearn.train.per_step import StepSettings, precision
+
+if TYPE_CHECKING:
+    from vmflearn.train.config import Config
 
 Centering = LogitCentering | ProbabilityCentering | SinkhornKnopp
 
@@ -40,12 +42,12 @@ class DINO(Method):
         self.student, self.teacher, self.centering = student, teacher, centering
 
     @classmethod
-    def create(cls, config: Config, student: MultiCropNetwork, teacher: MultiCropNetwork) -> "DINO":
+    def create(cls, config: "Config", student: MultiCropNetwork, teacher: MultiCropNetwork) -> "DINO":
         """With the centring that the configuration names."""
         return cls(student, teacher, make_centering(config, config.head.out_dim))
 
     @classmethod
-    def work(cls, config: Config, network: MultiCropNetwork) -> Work:
+    def work(cls, config: "Config", network: MultiCropNetwork) -> Work:
         """All crops through the student, two through the teacher."""
         passes = [(crop.size, 0.0) for crop in cls.crops(config)]
         n = len(passes)
@@ -93,7 +95,7 @@ def repeated(n_crops: int, network: MultiCropNetwork) -> tuple[float, float]:
     return n_crops + 4, (3 if network.prototypes.normalization == "vmf" else 2) * n_crops
 
 
-def make_centering(config: Config, out_dim: int) -> Centering:
+def make_centering(config: "Config", out_dim: int) -> Centering:
     """The teacher's centring over so many components, by its name in a configuration."""
     teacher = config.teacher
     if teacher.centering == "sinkhorn":

@@ -12,7 +12,7 @@ those of Eq. 9. (L_MIM as printed in A.5 lacks the logarithm.)
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,15 @@ from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.patch_network import PatchNetwork
 from vmflearn.ssl.prototypes import Prototypes
 from vmflearn.ssl.row_loss import patch_loss, patch_weights
-from vmflearn.train.config import Amount, Config, ConfigError, Temperature, Whole
 from vmflearn.train.methods.base import Aim, Method, Part, Work, divided
 from vmflearn.train.methods.dino import Centering, make_centering, repeated
 from vmflearn.train.per_step import StepSettings, precision
 from vmflearn.train.schedules import teacher_temperature
+from vmflearn.train.typed import Amount, ConfigError, Temperature, Whole
 from vmflearn.views.masking import MaskSpec, draw_masks
+
+if TYPE_CHECKING:
+    from vmflearn.train.config import Config
 
 LOGITS = 2**23
 """Numbers in a chunk of the teacher's patch logits: 32 MiB. The centre needs all of them, never at once."""
@@ -98,7 +101,7 @@ class IBOT(Method):
         self.centering, self.patch_centering, self.settings = centering, patch_centering, settings
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check(cls, config: "Config") -> None:
         """Masks that can be drawn, and a head that can be shared."""
         own: IBOTSettings = config.method
         try:
@@ -122,7 +125,7 @@ class IBOT(Method):
             )
 
     @classmethod
-    def network(cls, config: Config, backbone: nn.Module, head: DINOHead) -> PatchNetwork:
+    def network(cls, config: "Config", backbone: nn.Module, head: DINOHead) -> PatchNetwork:
         """With a mask token, and prototypes of the patches' own where the head is not shared."""
         own: IBOTSettings = config.method
         patch_prototypes = None
@@ -134,7 +137,7 @@ class IBOT(Method):
         return PatchNetwork(backbone, head, patch_prototypes)
 
     @classmethod
-    def create(cls, config: Config, student: MultiCropNetwork, teacher: MultiCropNetwork) -> "IBOT":
+    def create(cls, config: "Config", student: MultiCropNetwork, teacher: MultiCropNetwork) -> "IBOT":
         """With two centres of the kind that the configuration names."""
         assert isinstance(student, PatchNetwork)
         assert isinstance(teacher, PatchNetwork)
@@ -143,7 +146,7 @@ class IBOT(Method):
         return cls(student, teacher, centers[0], centers[1], config.method, config.seed)
 
     @classmethod
-    def work(cls, config: Config, network: MultiCropNetwork) -> Work:
+    def work(cls, config: "Config", network: MultiCropNetwork) -> Work:
         """DINO's, and the patches: the student's where masked, the teacher's all."""
         passes = [(crop.size, 0.0) for crop in cls.crops(config)]
         n, grid = len(passes), cls._grid(network, config.views.global_size)
@@ -163,7 +166,7 @@ class IBOT(Method):
         )
 
     @classmethod
-    def rehearse(cls, config: Config, network: MultiCropNetwork, crops: list[Tensor]) -> None:
+    def rehearse(cls, config: "Config", network: MultiCropNetwork, crops: list[Tensor]) -> None:
         """As many rows through the head as there are crops and, on average, masked patches."""
         features = network.features(crops)
         rows = math.ceil(len(crops[0]) * cls.work(config, network).masked)

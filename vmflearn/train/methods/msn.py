@@ -11,7 +11,7 @@ z being the cosine over tau in MSN, and with vMF prototypes (an experiment of ou
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,12 +22,14 @@ from vmflearn.ssl.anchor_network import AnchorNetwork
 from vmflearn.ssl.heads import DINOHead
 from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
-from vmflearn.train.config import Amount, Config, ConfigError, Count, Share
 from vmflearn.train.methods.base import Aim, Method, Part, Work
 from vmflearn.train.per_step import StepSettings, precision, step_settings
-from vmflearn.train.typed import Limits
+from vmflearn.train.typed import Amount, ConfigError, Count, Limits, Share
 from vmflearn.views.crops import CropSpec
 from vmflearn.views.masking import draw_kept
+
+if TYPE_CHECKING:
+    from vmflearn.train.config import Config
 
 
 @dataclass
@@ -79,7 +81,7 @@ class MSN(Method):
         self.balance = SinkhornKnopp(student.prototypes.out_dim)
 
     @classmethod
-    def check(cls, config: Config) -> None:
+    def check(cls, config: "Config") -> None:
         """One part, Sinkhorn in the place of centring, and views to learn from."""
         if config.teacher.centering != "sinkhorn":
             raise ConfigError(
@@ -95,7 +97,7 @@ class MSN(Method):
             raise ConfigError(f"method.dropped must be below 1, not {config.method.dropped}: no patch would be left")
 
     @classmethod
-    def crops(cls, config: Config) -> tuple[CropSpec, ...]:
+    def crops(cls, config: "Config") -> tuple[CropSpec, ...]:
         """The target view, the random views and the focal ones, as MSN cuts and colours them."""
         views = config.views
 
@@ -116,7 +118,7 @@ class MSN(Method):
         return (whole,) * (1 + config.method.n_random) + (focal,) * views.n_local
 
     @classmethod
-    def schedule(cls, config: Config, step: int, steps_per_epoch: int) -> StepSettings:
+    def schedule(cls, config: "Config", step: int, steps_per_epoch: int) -> StepSettings:
         """MSN's: the rate from a start that is not zero, the EMA along a line, both planned for a longer run.
 
         Rate and weight decay of the published code are those of the step's number counted from one.
@@ -138,12 +140,12 @@ class MSN(Method):
         )
 
     @classmethod
-    def network(cls, config: Config, backbone: nn.Module, head: DINOHead) -> AnchorNetwork:
+    def network(cls, config: "Config", backbone: nn.Module, head: DINOHead) -> AnchorNetwork:
         """With dropped patches."""
         return AnchorNetwork(backbone, head)
 
     @classmethod
-    def create(cls, config: Config, student: MultiCropNetwork, teacher: MultiCropNetwork) -> "MSN":
+    def create(cls, config: "Config", student: MultiCropNetwork, teacher: MultiCropNetwork) -> "MSN":
         """With the settings of the configuration."""
         assert isinstance(student, AnchorNetwork)
         assert isinstance(teacher, AnchorNetwork)
@@ -154,7 +156,7 @@ class MSN(Method):
         return cls(student, teacher, config.method, config.seed)
 
     @classmethod
-    def work(cls, config: Config, network: MultiCropNetwork) -> Work:
+    def work(cls, config: "Config", network: MultiCropNetwork) -> Work:
         """One whole view through the teacher; the student's without the dropped patches."""
         target, *anchors = cls.crops(config)
         own = config.method
@@ -162,7 +164,7 @@ class MSN(Method):
         return Work(passes, [(target.size, 0.0)], len(passes), 1, len(passes), 1)
 
     @classmethod
-    def rehearse(cls, config: Config, network: MultiCropNetwork, crops: list[Tensor]) -> None:
+    def rehearse(cls, config: "Config", network: MultiCropNetwork, crops: list[Tensor]) -> None:
         """On the patches that are kept."""
         assert isinstance(network, AnchorNetwork)
         n_patches = cls._patches(network, crops[0].shape[-1])

@@ -7,7 +7,7 @@ from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
 from vmflearn.data.shard_writing import write_shards
 from vmflearn.train import ConfigError, load_config, pretrain
-from vmflearn.train.probe import KNNProbe, _Centred
+from vmflearn.train.knn_probe import KNNProbe, _Centred
 
 
 @pytest.fixture(scope="module")

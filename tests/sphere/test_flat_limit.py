@@ -9,7 +9,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from vmflearn.sphere import HypersphericalUniform, VonMisesFisher
-from vmflearn.sphere.flat import LIMIT, anywhere, flat_from
+from vmflearn.sphere.flat_limit import LIMIT, anywhere, flat_from
 from vmflearn.sphere.kernels import quantity
 
 SINGLE = [1e17, 0.99e18, 1.01e18, 1e19, 2e19, 1e25, 3.4e38]
