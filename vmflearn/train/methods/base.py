@@ -220,6 +220,10 @@ class Method(ABC):
     def update(self, aim: Aim) -> None:
         """Move the centres."""
 
+    def share(self) -> None:
+        """Give the teacher what it has in common with the student at all times: nothing, in most methods."""
+        return
+
     def prototypes(self) -> list[Prototypes]:
         """The student's last layers, which are frozen in the first epochs."""
         return [self.student.prototypes]
