@@ -4,6 +4,9 @@
     python scripts/ablation.py --config CONFIG --cells none+logit vmf+probability --seeds 0 1 2 --section.key=value ...
     torchrun --nproc-per-node 8 scripts/ablation.py --config CONFIG ...
 
+The recipe may be of any method. With ``teacher.centering: sinkhorn``, as MSN has it, the cells are the three ways of
+normalising alone; else the six of the table.
+
 Every cell and seed is a run of `scripts/pretrain.py` in a folder of its own below ``--run-dir``; under torchrun all
 processes train one after the other, each a share of its batches. The same command goes
 on where it was stopped: finished runs are read, an unfinished one continues. Seeds can be shared out over several
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 CELLS = tuple(
     f"{normalization}+{centering}" for normalization in paper.NORMALIZATIONS for centering in paper.CENTERINGS
 )
+BALANCED = tuple(f"{normalization}+sinkhorn" for normalization in paper.NORMALIZATIONS)
+ALL = CELLS + BALANCED
 KEPT = (
     "knn_top1",
     "linear_top1",
@@ -51,12 +56,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", type=Path, required=True, help="the recipe that all cells share")
-    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS, metavar="CELL", help=", ".join(CELLS))
+    parser.add_argument("--cells", nargs="+", choices=ALL, metavar="CELL", help=", ".join(ALL))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="SEED")
     parser.add_argument("--run-dir", type=Path, help="folder of the runs (default: runs/NAME_ablation)")
     known, rest = parser.parse_known_args()
     for name in ("cells", "seeds"):
-        given = getattr(known, name)
+        given = getattr(known, name) or []
         twice = [str(value) for value in dict.fromkeys(given) if given.count(value) > 1]
         if twice:
             parser.error(f"argument --{name}: {', '.join(twice)} is given more than once")
@@ -77,9 +82,8 @@ def _train(known: argparse.Namespace, rest: list[str]) -> None:
     overrides = join_values(rest)
     shared = load_config(known.config, overrides)
     folder = known.run_dir or Path("runs") / f"{shared.name}_ablation"
-    configs = {
-        (cell, seed): cell_config(known.config, overrides, cell, seed) for seed in known.seeds for cell in known.cells
-    }
+    cells = known.cells or (BALANCED if shared.teacher.centering == "sinkhorn" else CELLS)
+    configs = {(cell, seed): cell_config(known.config, overrides, cell, seed) for seed in known.seeds for cell in cells}
     join_processes(shared.run.device)
     first, runs = distributed.rank() == 0, []
     for i, ((cell, seed), config) in enumerate(configs.items(), start=1):
@@ -88,6 +92,7 @@ def _train(known: argparse.Namespace, rest: list[str]) -> None:
         runs.append(run_cell(config, cell, seed, folder))
     results = {
         "config": known.config.name,
+        "method": shared.method.name,
         "overrides": overrides,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -111,7 +116,10 @@ def cell_config(path: Path, overrides: list[str], cell: str, seed: int) -> "Conf
         key = override.lstrip("-").partition("=")[0]
         if key in settings:
             raise ConfigError(f"{override}: the runs of an ablation differ in {key}; choose with --cells and --seeds")
-    return load_config(path, [*overrides, *(f"{key}={value}" for key, value in settings.items())])
+    try:
+        return load_config(path, [*overrides, *(f"{key}={value}" for key, value in settings.items())])
+    except ConfigError as error:
+        raise ConfigError(f"cell {cell}: {error}") from None
 
 
 def run_cell(config: "Config", cell: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -148,7 +156,7 @@ def table(results: dict[str, Any]) -> str:
         "| prototypes + centring | kNN top-1, % | linear, % | unique prototypes | largest duplicate set | seeds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for cell in sorted(cells, key=CELLS.index):
+    for cell in sorted(cells, key=ALL.index):
         accuracy, unique = summary(runs, cell, "knn_top1"), summary(runs, cell, "unique_prototypes")
         linear, largest = summary(runs, cell, "linear_top1"), summary(runs, cell, "largest_duplicate_set")
         n = sum(run["cell"] == cell for run in runs)
@@ -156,6 +164,8 @@ def table(results: dict[str, Any]) -> str:
             f"| {cell} | {_shown(accuracy, 100, 1)} | {_shown(linear, 100, 1)} | {_shown(unique, 1, 0)} | "
             f"{_shown(largest, 1, 0)} | {n} |"
         )
+    if results.get("method", "dino") != "dino":  # Table 1 is DINO's
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         "The paper reports (Table 1: ImageNet, ViT-Small/16, 100 epochs, two runs, kNN top-1, %; not measured here):",

@@ -305,6 +305,79 @@ def test_either_side_of_every_threshold(changes, name):
     assert judged(changes, changes, changes) == ([] if name is None else [name])
 
 
+PATCH_LN_K = math.log(50)
+PATCHES = {
+    "patch_images": 40.0,
+    "patch_teacher_temp": 0.04,
+    "patch_components": 50.0,
+    "patch_step": 1.0,
+    "patch_teacher_entropy": 0.5 * PATCH_LN_K,
+    "patch_teacher_information": 1.0,
+    "patch_teacher_y_variance": 0.5,
+}
+
+
+def patches(**changes):
+    return PATCHES | {f"patch_{name}": value for name, value in changes.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, None),
+        ({"teacher_information": 0.0499 * 0.5 * PATCH_LN_K}, "constant output of patches"),
+        ({"teacher_information": 0.0501 * 0.5 * PATCH_LN_K}, None),
+        ({"teacher_information": 0.0, "images": 3.0}, None),
+        ({"teacher_entropy": 0.971 * PATCH_LN_K, "teacher_y_variance": 0.49e-6}, "uniform output of patches"),
+        ({"teacher_entropy": 0.971 * PATCH_LN_K, "teacher_temp": 0.1}, "temperature too high of patches"),
+        ({"teacher_entropy": 0.971 * PATCH_LN_K}, None),
+    ],
+)
+def test_patches_are_judged_by_the_same_thresholds(changes, name):
+    seen = patches(**changes)
+    monitor = Monitor(100)
+    recent = [SEEN | {"fingerprint": float(i)} | seen for i in range(3)]
+    first = SEEN | {"step": 1.0} | PATCHES
+    monitor.load_state_dict({"images": 512, "last_win": torch.full((100,), -1), "first": first, "recent": recent})
+    assert [finding.name for finding in monitor.findings()] == ([] if name is None else [name])
+    late = first | {"patch_step": 2.0}  # the first mask came later: 19 steps since
+    monitor.load_state_dict({"images": 512, "last_win": torch.full((100,), -1), "first": late, "recent": recent})
+    assert monitor.findings() == []
+    # a step without masks in between says nothing
+    recent[1] = SEEN | {"fingerprint": 1.0}
+    monitor.load_state_dict({"images": 512, "last_win": torch.full((100,), -1), "first": first, "recent": recent})
+    assert monitor.findings() == []
+
+
+def test_the_first_patches_are_remembered_when_they_come():
+    monitor, net = Monitor(4), nn.Linear(2, 2)
+    other, rows = copy.deepcopy(net), torch.randn(2, 5, 3)
+
+    def observe(step, patches):
+        return monitor.observe(
+            step=step,
+            loss=1.0,
+            targets=torch.full((2, 5, 4), 0.25),
+            features=rows,
+            teacher_y=rows,
+            student=net,
+            teacher=other,
+            student_temp=0.1,
+            teacher_temp=0.04,
+            patches=patches,
+        )
+
+    assert "patch_teacher_entropy" not in observe(1, None)
+    assert "patch_teacher_entropy" not in observe(2, (torch.zeros(0, 3), torch.zeros(0, 2), 0.05))
+    metrics = observe(3, (torch.eye(3), torch.randn(3, 2), 0.05))
+    assert metrics["patch_teacher_entropy"] == 0
+    assert metrics["patch_teacher_information"] == pytest.approx(math.log(3))
+    observe(4, (torch.eye(3), torch.randn(3, 2), 0.05))
+    first = monitor.state_dict()["first"]
+    assert (first["step"], first["patch_step"], first["patch_components"]) == (1, 3, 3)
+    assert first["patch_teacher_y_variance"] == metrics["patch_teacher_y_variance"]
+
+
 def test_a_variance_of_rounding_is_gone_whatever_it_was():
     for variance, expected in ((0.9e-12, ["uniform output"]), (1.1e-12, [])):
         assert judged(*[at(0.98, teacher_y_variance=variance)] * 3, first_variance=1e-9) == expected

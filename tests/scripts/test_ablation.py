@@ -87,6 +87,61 @@ def test_what_makes_a_cell_is_stronger_than_what_is_given_for_all(script):
         assert (found.seed, found.head.out_dim, found.teacher.temp) == (3, 48, 0.05)
 
 
+SMALL = [argument for argument in COMMAND[8:] if argument.startswith("--")]
+METHODS = {
+    "ibot": ("none+logit", ["--method.patch_temp_warmup_epochs=0"]),
+    "msn": ("vmf+sinkhorn", ["--run.max_steps=2"]),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cells_of_other_methods_are_trained(script, method, tmp_path, monkeypatch, capsys):
+    cell, more = METHODS[method]
+    small = [argument.replace("patch_size: 16", "patch_size: 8") for argument in SMALL]
+    argv = ["--config", str(ROOT / "scripts" / "configs" / f"photos_vit_tiny_{method}.yaml"), "--cells", cell]
+    argv += ["--seeds", "5", "--run-dir", str(tmp_path), *small, *more, "--run.max_steps=2"]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *argv])
+    assert script.main() == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(run["cell"], run["steps"]) for run in results["runs"]] == [(cell, 2)]
+    report = capsys.readouterr().out
+    assert f"| {cell} | " in report
+    assert "Table 1" not in report  # which is DINO's
+
+
+def test_the_cells_are_those_that_the_recipe_can_have(script, tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def note(config, cell, seed, folder):
+        folder.mkdir(exist_ok=True)
+        seen.append((cell, config.method.name, config.head.normalization, config.teacher.centering))
+        return {"cell": cell, "seed": seed, "steps": 0}
+
+    monkeypatch.setattr(script, "run_cell", note)
+    for name, cells in (("ibot_vmf", script.CELLS), ("msn", script.BALANCED)):
+        seen.clear()
+        config = str(ROOT / "scripts" / "configs" / f"photos_vit_tiny_{name}.yaml")
+        monkeypatch.setattr(sys, "argv", ["ablation.py", "--config", config, "--seeds", "0", f"--run-dir={tmp_path}"])
+        assert script.main() == 0
+        assert [run[0] for run in seen] == list(cells)
+        assert all(run == (run[0], name.partition("_")[0], *run[0].split("+")) for run in seen)
+    config = str(ROOT / "scripts" / "configs" / "photos_vit_tiny_ibot.yaml")
+    for argv, said in (
+        (["--config", config, "--cells", "l2+sinkhorn"], "cell l2+sinkhorn: teacher.centering=sinkhorn: iBOT centres"),
+        (
+            ["--config", config.replace("ibot", "msn"), "--cells", "l2+logit"],
+            "cell l2+logit: teacher.centering=logit: MSN",
+        ),
+    ):
+        seen.clear()
+        monkeypatch.setattr(sys, "argv", ["ablation.py", *argv, f"--run-dir={tmp_path}"])
+        assert script.main() == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert len(error.strip().splitlines()) == 1
+        assert seen == []
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_every_cell_together(tmp_path):

@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -120,3 +121,16 @@ def test_two_processes_balance_as_one(tmp_path):
     together = SinkhornKnopp(5).probabilities(rows, 0.05)
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), together[rank::2], rtol=1e-12, atol=0)
+
+
+def test_fewer_rows_than_components_are_balanced_and_warned_of_once():
+    """Every component then gets n/K of the batch, less than one row."""
+    balance, z = SinkhornKnopp(16, 100), random_logits(2, 3, 16)
+    with pytest.warns(UserWarning, match="balances 6 rows of a batch over 16 components") as seen:
+        targets = [balance.probabilities(z, 0.1) for _ in range(3)]
+    assert len(seen) == 1
+    np.testing.assert_allclose(targets[0].sum(dim=(0, 1)), np.full(16, 6 / 16), rtol=1e-6)
+    np.testing.assert_allclose(targets[0].sum(dim=-1), np.ones((2, 3)), rtol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SinkhornKnopp(6).probabilities(random_logits(2, 3, 6), 0.1)

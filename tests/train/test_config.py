@@ -71,9 +71,10 @@ def test_shipped_configurations_are_all_here():
     assert {f"{pair}_{method}" for pair in PAIRS for method in ("dino", "dino_vmf")} <= names
     assert {"imagenet_vit_small16_ablation", "cifar10_ablation", "photos_ablation", "photos_book"} <= names
     patches = {"imagenet_vit_small16", "imagenet_vit_base16", "imagenette_vit_small16", "photos_vit_tiny"}
+    patches |= {"cifar10_vit_tiny"}
     assert {f"{name}_{method}" for name in patches for method in ("ibot", "ibot_vmf")} <= names
-    assert {"imagenet_vit_small16_msn", "photos_vit_tiny_msn"} <= names
-    assert len(names) == 2 * len(PAIRS) + 5 + 2 * len(patches) + 2
+    assert {"imagenet_vit_small16_msn", "photos_vit_tiny_msn", "cifar10_vit_tiny_msn"} <= names
+    assert len(names) == 2 * len(PAIRS) + 5 + 2 * len(patches) + 3
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -96,11 +97,19 @@ def test_dino_and_dino_vmf_differ_in_what_is_stated_and_nothing_else(pair):
     assert set(differences(dino.to_dict(), vmf.to_dict())) == stated
 
 
-@pytest.mark.parametrize("name", ["imagenet_vit_small16", "imagenette_vit_small16", "photos_vit_tiny"])
+@pytest.mark.parametrize(
+    "name", ["imagenet_vit_small16", "imagenette_vit_small16", "photos_vit_tiny", "cifar10_vit_tiny"]
+)
 def test_ibot_and_ibot_vmf_differ_in_normaliser_and_centring_alone(name):
     ibot, vmf = shipped(f"{name}_ibot"), shipped(f"{name}_ibot_vmf")
     found = {line for line in differences(ibot.to_dict(), vmf.to_dict()) if not line.startswith("name")}
     assert found == {"head.normalization: none -> vmf", "teacher.centering: logit -> probability"}
+
+
+def test_ibot_on_cifar10_is_dino_with_masks():
+    """What is compared between the methods is the method."""
+    found = differences(shipped("cifar10_vit_tiny_dino").to_dict(), shipped("cifar10_vit_tiny_ibot").to_dict())
+    assert [line for line in found if not line.startswith(("name", "method."))] == []
 
 
 def test_msn_carries_its_published_settings():
@@ -117,6 +126,9 @@ def test_msn_carries_its_published_settings():
     [
         (["method.name=simclr"], "method.name must be one of dino, ibot, msn, not 'simclr'"),
         (["method.name=ibot", "method.mask_ratios=[0, 1.2]"], "a mask's share must lie in"),
+        (["method.name=ibot", "method.mask_ratios=[0, 1.0]"], "a mask's share must lie in [0, 1)"),
+        (["method.name=ibot", "method.mask_ratios=[-0.1, 0.3]"], "a mask's share must lie in [0, 1)"),
+        (["method.name=ibot", "method.mask_spreads=[0, 0.4]"], "got ratio 0.3 with spread 0.4"),
         (["method.name=ibot", "method.masks=1"], "unknown key method.masks; did you mean method.mask"),
         (["method.name=ibot", "method.patch_out_dim=64"], "shared_head=true scores both with the same prototypes"),
         (["method.name=ibot", "method.start_epoch=90"], "together longer than the run"),

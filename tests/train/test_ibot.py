@@ -6,11 +6,12 @@ softmax per pair, masks as a product, two centres, per-tensor clipping, frozen l
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call
 
-from vmflearn.sphere import log_normalizer
+from vmflearn.sphere import VonMisesFisherMixture, log_normalizer
 from vmflearn.ssl import DINOHead, LogitCentering, ProbabilityCentering, create_backbone
 from vmflearn.ssl.patch_network import PatchNetwork
 from vmflearn.ssl.prototypes import Prototypes
@@ -250,3 +251,34 @@ def test_equal_magnitudes_make_ibot_vmf_ibot():
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-9)
     for ours, theirs in zip(ends[0][1:], ends[1][1:], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
+
+
+def responsibilities(prototypes, y, tau):
+    """Eq. 2 by the mixture of the same components in equal proportions: directions v/|v|, kappa = |w|/tau."""
+    k, v, g = prototypes.out_dim, prototypes.weight_v.numpy(), prototypes.weight_g.numpy()
+    mixture = VonMisesFisherMixture(k)
+    mixture.weights_ = np.full(k, 1 / k)
+    mixture.means_ = np.sign(g) * v / np.linalg.norm(v, axis=1, keepdims=True)
+    mixture.concentrations_ = np.abs(g[:, 0]) / tau
+    mixture.n_features_in_ = v.shape[1]
+    return mixture.predict_proba(y.numpy())
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.05])
+@pytest.mark.parametrize("shared", [True, False])
+def test_targets_without_a_centre_are_responsibilities_of_the_mixture(shared, tau):
+    """Of class tokens and masked patches; the centres are zero at the start."""
+    method, _ = make("vmf", shared)
+    method.settings.patch_warmup_temp = method.settings.patch_temp = tau
+    settings = StepSettings(1e-2, 0.1, 0.9, 0.1, tau)
+    parts = method.divide(crops_of(6, 1), settings, torch.arange(6))
+    aim = method.aim(parts, settings)
+    with torch.no_grad():
+        _, y, patch_y = method.teacher.embed_all(parts[0].views)
+    (targets, patch_targets, masks), masked = aim.parts[0], patch_y[parts[0].inputs[1].flatten(2)]
+    assert len(masked) == masks.sum() > 10
+    assert targets.std() > 1e-3
+    expected = responsibilities(method.teacher.prototypes, y.flatten(0, 1), tau)
+    np.testing.assert_allclose(targets.flatten(0, 1), expected, rtol=1e-6, atol=1e-12)
+    expected = responsibilities(method.teacher.patch_prototypes, masked, tau)
+    np.testing.assert_allclose(patch_targets, expected, rtol=1e-6, atol=1e-12)

@@ -1,6 +1,7 @@
 """Every method through the trainer: it goes on exactly where it was stopped, and is counted first."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -123,3 +124,43 @@ def test_msn_keeps_one_set_of_prototypes(tmp_path):
     student, teacher = saved["student"], saved["teacher"]
     assert torch.equal(student["head.prototypes.weight_v"], teacher["head.prototypes.weight_v"])
     assert not torch.equal(student["head.mlp.0.weight"], teacher["head.mlp.0.weight"])
+
+
+DINO = ["head.normalization=l2", "teacher.centering=sinkhorn"]
+
+
+@pytest.mark.parametrize("method", [DINO, METHODS["msn"]], ids=["dino", "msn"])
+def test_fewer_images_than_prototypes_train_and_are_warned_of_once_a_run(method, tmp_path):
+    few = ["optimizer.batch_size=20", "head.out_dim=64", "run.max_steps=3"]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        result = pretrain(load_config(None, [*TINY, *method, *few]), tmp_path, quiet=True)
+    rows = 20 if method is not DINO else 40
+    told = [str(warning.message) for warning in seen if "Sinkhorn" in str(warning.message)]
+    assert len(told) == 1
+    assert f"balances {rows} rows of a batch over 64 components" in told[0]
+    assert math.isfinite(result.metrics["loss"])
+    assert result.steps == 3
+
+
+@pytest.mark.parametrize("method", ["ibot", "msn"])
+def test_a_patch_that_does_not_divide_the_crop_is_refused(method, tmp_path):
+    options = "model.options={img_size: 16, patch_size: 5, embed_dim: 16, depth: 1, num_heads: 2}"
+    with pytest.raises(ConfigError, match=r"views\.global_size=16 is not a multiple of the backbone's patch, 5"):
+        pretrain(tiny(method, options), tmp_path, quiet=True)
+
+
+def test_msn_learns_without_focal_views(tmp_path):
+    result = pretrain(tiny("msn", "views.n_local=0", "run.max_steps=2"), tmp_path, quiet=True)
+    assert math.isfinite(result.metrics["loss"])
+
+
+def test_a_batch_without_masks_has_no_patch_loss_and_trains(tmp_path):
+    """Its patch term is zero, and its gradients are finite: the mask token has one, of nought."""
+    none = ["method.mask_ratios=[0, 0]", "method.mask_spreads=[0, 0]", "run.max_steps=2"]
+    result = pretrain(tiny("ibot", *none), tmp_path, quiet=True)
+    assert result.metrics["patch_loss"] == 0
+    assert math.isfinite(result.metrics["gradient_norm"])
+    assert "patch_teacher_entropy" not in result.metrics
+    saved = torch.load(tmp_path / "checkpoints" / "step-00000002.pt", weights_only=True)
+    assert not saved["student"]["mask_token"].any()

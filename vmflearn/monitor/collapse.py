@@ -14,6 +14,7 @@ from vmflearn.monitor.statistics import (
     effective_rank,
     feature_std,
     feature_variance,
+    patch_statistics,
     prototype_statistics,
     teacher_statistics,
 )
@@ -41,9 +42,12 @@ class Finding:
         return f"{self.name}: {self.evidence}\n  usual cures: {self.cures}"
 
 
+OF_PATCHES = " of patches"
+"""What the name of a finding ends in that is about patches."""
+
 CURES = {
     "constant output": "check that the centre is updated, lower its momentum, raise teacher_temp a little, "
-    "a smaller learning rate, freeze the last layer longer",
+    "a smaller learning rate, freeze the last layer longer; in MSN: balance the targets, weigh the mean entropy more",
     "uniform output": "lower teacher_temp (0.02 to 0.04) and keep it below student_temp, freeze the last layer longer, "
     "a smaller learning rate, another EMA momentum",
     "temperature too high": "set teacher_temp below student_temp, such as 0.04 beside 0.1",
@@ -53,6 +57,11 @@ CURES = {
     "a longer warm-up, clip_grad",
     "void prototypes": "normalise by the mixture (vmf) with probability centring, a KoLeo term on the prototypes, "
     "or fewer components",
+    "constant output of patches": "check that the centre of the patches is updated, lower its momentum, raise "
+    "patch_temp a little, a smaller learning rate, freeze the last layer longer",
+    "uniform output of patches": "lower patch_temp (0.02 to 0.04) and keep it below student_temp, mask fewer patches, "
+    "freeze the last layer longer, a smaller learning rate",
+    "temperature too high of patches": "set patch_temp below student_temp, such as 0.04 beside 0.1",
 }
 
 
@@ -87,6 +96,62 @@ def locate_not_finite(**tensors: Tensor) -> Finding | None:
     return Finding("not a number", "not finite: " + "; ".join(parts), CURES["not a number"]) if parts else None
 
 
+@dataclass(frozen=True)
+class _Output:
+    """What one observation says of the teacher's output, for images or for patches."""
+
+    age: float  # steps since the first observation
+    ln_k: float
+    entropy: float
+    information: float
+    variance: float  # of y
+    first_variance: float
+    rows: float  # images or patches
+    student_temp: float
+    teacher_temp: float
+
+    @classmethod
+    def of(cls, seen: dict[str, float], first: dict[str, float], kind: str, out_dim: int) -> "_Output | None":
+        """From the numbers whose names begin with ``kind``; None if they are not there."""
+        if f"{kind}teacher_entropy" not in seen:
+            return None
+        return cls(
+            seen["step"] - first[f"{kind}step"],
+            math.log(seen.get(f"{kind}components", out_dim)),
+            seen[f"{kind}teacher_entropy"],
+            seen[f"{kind}teacher_information"],
+            seen[f"{kind}teacher_y_variance"],
+            first[f"{kind}teacher_y_variance"],
+            seen[f"{kind}images"],
+            seen["student_temp"],
+            seen[f"{kind}teacher_temp"],
+        )
+
+    def name(self) -> str:
+        """The collapse that it looks like, or nothing."""
+        if self.rows < FEWEST_IMAGES:
+            return ""
+        hot = self.teacher_temp >= self.student_temp
+        gone = self.variance < max(1e-12, (1e-2 if hot else 1e-6) * self.first_variance)
+        if self.entropy > 0.97 * self.ln_k:
+            if gone:
+                return "uniform output"
+            return "temperature too high" if hot else ""
+        possible = min(self.ln_k - self.entropy, math.log(self.rows))
+        independent = self.information < 0.05 * possible
+        return "constant output" if independent and (gone or self.entropy < 0.75 * self.ln_k) else ""
+
+    def evidence(self, seen: dict[str, float], rows: str) -> str:
+        """The numbers that show it."""
+        return (
+            f"step {seen['step']:.0f}, teacher entropy {self.entropy:.3g} of ln K = {self.ln_k:.3g}, information "
+            f"{self.information:.2g} nats over {self.rows:.0f} {rows}, variance of y {self.variance:.2g} "
+            f"({self.first_variance:.2g} at the start), "
+            + (f"loss {seen['loss_to_ln_k']:.3f} ln K, " if rows == "images" else "")
+            + f"temperatures {self.teacher_temp:g} (teacher) and {self.student_temp:g} (student)"
+        )
+
+
 class Monitor:
     """Watches a run: ``count`` at every step, ``observe`` at the steps that are logged, ``findings`` after it.
 
@@ -102,6 +167,7 @@ class Monitor:
     - "uniform output": H > 0.97 ln K and v has gone;
     - "temperature too high": H > 0.97 ln K though v has not gone, and teacher_temp >= student_temp;
     - "student is teacher": one object, shared memory, or equal weights at every observation while they move;
+    - the same three "of patches": by what the teacher makes of iBOT's masked patches, from the first that there are;
     - "void prototypes": of the prototypes, a tenth or more lie opposite to the mean of y and won no image;
     - "not a number": see `locate_not_finite`.
 
@@ -160,6 +226,7 @@ class Monitor:
         teacher: nn.Module,
         student_temp: float,
         teacher_temp: float,
+        patches: tuple[Tensor, Tensor, float] | None = None,
     ) -> dict[str, float]:
         """Measure, and remember what `findings` needs. All processes call it, at the steps that are logged.
 
@@ -177,13 +244,18 @@ class Monitor:
         student, teacher : nn.Module
             The modules themselves, not a DDP wrapper, after or before the step's update.
         student_temp, teacher_temp : float
+        patches : (Tensor, Tensor, float), optional
+            Of iBOT's masked patches the teacher's targets (n, patch_out_dim) and bottleneck vectors (n,
+            bottleneck_dim), and its temperature for them.
 
         Returns
         -------
         dict of float
             ``teacher_entropy``, ``teacher_information``, ``kl``, ``loss_to_ln_k``, ``feature_std``,
             ``feature_variance``, ``teacher_y_variance``, ``feature_rank``, ``components_used``, ``ema_distance``, and
-            with prototypes ``void_prototypes`` (share) and `prototype_statistics`. Empty if something is not finite.
+            with prototypes ``void_prototypes`` (share) and `prototype_statistics`; where patches are masked
+            ``patch_teacher_entropy``, ``patch_teacher_information`` and ``patch_teacher_y_variance``. Empty if
+            something is not finite.
         """
         loss_there = torch.tensor(loss, device=targets.device)
         self._not_finite = locate_not_finite(loss=loss_there, features=features, teacher_y=teacher_y, targets=targets)
@@ -214,8 +286,13 @@ class Monitor:
         images = float(sum_over_processes(torch.tensor(float(targets.shape[-2]))))
         hidden = {"step": float(step), "images": images, "shared": float(shared), "fingerprint": fingerprint}
         hidden |= {"student_temp": student_temp, "teacher_temp": teacher_temp}
+        if patches is not None and (found := patch_statistics(*patches[:2])):
+            metrics |= {f"patch_teacher_{name}": found[name] for name in ("entropy", "information", "y_variance")}
+            hidden |= {"patch_images": found["patches"], "patch_teacher_temp": patches[2], "patch_step": float(step)}
+            hidden["patch_components"] = float(patches[0].shape[-1])
         seen = metrics | hidden
-        self._first = self._first or seen
+        # What belongs to patches is first seen where the first patch is masked.
+        self._first = {**{k: v for k, v in seen.items() if not self._first or k.startswith("patch_")}, **self._first}
         self._recent = [*self._recent, seen][-PATIENCE:]
         return metrics
 
@@ -224,19 +301,17 @@ class Monitor:
         found = [] if self._not_finite is None else [self._not_finite]
         if not self._recent:
             return found
-        now, names = self._recent[-1], [self._name(seen) for seen in self._recent]
+        now = self._recent[-1]
         patient = len(self._recent) == PATIENCE
         still = self.teacher_lags and patient and all(s["ema_distance"] == 0 for s in self._recent)
         if now["shared"] or (still and self._recent[0]["fingerprint"] != now["fingerprint"]):
             how = "they share their weights in memory" if now["shared"] else "the weights move, and stay exactly equal"
             evidence = f"{how}; EMA distance {now['ema_distance']:.3g}, KL {now['kl']:.3g}"
             found.append(Finding("student is teacher", evidence, CURES["student is teacher"]))
-        if patient and now["step"] - self._first["step"] >= SETTLING:
-            rise = now["teacher_entropy"] - self._recent[0]["teacher_entropy"]
-            settled = names[0] != "constant output" or rise < 0.01 * math.log(self.out_dim)
-            if names[0] and len(set(names)) == 1 and settled:
-                found.append(Finding(names[0], self._evidence(now), CURES[names[0]]))
-            if self._images >= self.window and all(s.get("void_prototypes", 0) >= 0.1 for s in self._recent):
+        if patient:
+            found += [finding for kind in ("", "patch_") if (finding := self._collapse(kind)) is not None]
+            void = all(seen.get("void_prototypes", 0) >= 0.1 for seen in self._recent)
+            if void and self._images >= self.window and now["step"] - self._first["step"] >= SETTLING:
                 evidence = (
                     f"{now['void_prototypes']:.0%} of the prototypes point away from the mean of y and won none of the "
                     f"last {self.window} views"
@@ -244,29 +319,19 @@ class Monitor:
                 found.append(Finding("void prototypes", evidence, CURES["void prototypes"]))
         return found
 
-    def _name(self, seen: dict[str, float]) -> str:
-        """The collapse that one observation looks like, or nothing."""
-        if seen["images"] < FEWEST_IMAGES:
-            return ""
-        ln_k, entropy = math.log(self.out_dim), seen["teacher_entropy"]
-        share = 1e-2 if seen["teacher_temp"] >= seen["student_temp"] else 1e-6
-        gone = seen["teacher_y_variance"] < max(1e-12, share * self._first["teacher_y_variance"])
-        if entropy > 0.97 * ln_k:
-            if gone:
-                return "uniform output"
-            return "temperature too high" if seen["teacher_temp"] >= seen["student_temp"] else ""
-        possible = min(ln_k - entropy, math.log(seen["images"]))
-        independent = seen["teacher_information"] < 0.05 * possible
-        return "constant output" if independent and (gone or entropy < 0.75 * ln_k) else ""
-
-    def _evidence(self, seen: dict[str, float]) -> str:
-        return (
-            f"step {seen['step']:.0f}, teacher entropy {seen['teacher_entropy']:.3g} of ln K = "
-            f"{math.log(self.out_dim):.3g}, information {seen['teacher_information']:.2g} nats over "
-            f"{seen['images']:.0f} images, variance of y {seen['teacher_y_variance']:.2g} "
-            f"({self._first['teacher_y_variance']:.2g} at the start), loss {seen['loss_to_ln_k']:.3f} ln K, "
-            f"temperatures {seen['teacher_temp']:g} (teacher) and {seen['student_temp']:g} (student)"
-        )
+    def _collapse(self, kind: str) -> Finding | None:
+        """The collapse that the recent observations agree on, of images (kind "") or of patches ("patch_")."""
+        recent = [_Output.of(seen, self._first, kind, self.out_dim) for seen in self._recent]
+        outputs = [output for output in recent if output is not None]
+        if len(outputs) < len(recent) or outputs[-1].age < SETTLING:
+            return None
+        names = [output.name() for output in outputs]
+        rise = outputs[-1].entropy - outputs[0].entropy
+        settled = names[0] != "constant output" or rise < 0.01 * outputs[-1].ln_k
+        if not names[0] or len(set(names)) > 1 or not settled:
+            return None
+        name = names[0] + (OF_PATCHES if kind else "")
+        return Finding(name, outputs[-1].evidence(self._recent[-1], "patches" if kind else "images"), CURES[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values. Wins on other processes since the last ``share`` are not in it."""

@@ -43,6 +43,37 @@ def teacher_statistics(probabilities: Tensor, loss: float | None = None) -> dict
 
 
 @torch.no_grad()
+def patch_statistics(targets: Tensor, y: Tensor) -> dict[str, float]:
+    """The numbers of `teacher_statistics` and `feature_variance`, over the masked patches of all processes.
+
+    Of which each process may have another number, or none.
+
+    Parameters
+    ----------
+    targets : Tensor of shape (patches, patch_out_dim)
+        The teacher's.
+    y : Tensor of shape (patches, bottleneck_dim)
+        Its bottleneck vectors.
+
+    Returns
+    -------
+    dict of float
+        ``patches`` (their number), ``entropy``, ``information`` and ``y_variance``; empty if there is no patch at all.
+    """
+    wide = torch.float32 if targets.device.type == "mps" else torch.float64
+    p, unit = targets.detach().to(wide), directions(y.detach().to(wide))
+    n = sum_over_processes(torch.tensor(float(len(p)), dtype=wide, device=p.device))
+    if float(n) == 0:
+        return {}
+    entropy = sum_over_processes(torch.special.entr(p).sum()) / n
+    marginal = torch.special.entr(sum_over_processes(p.sum(dim=0)) / n).sum()
+    mean = sum_over_processes(unit.sum(dim=0)) / n
+    variance = sum_over_processes((unit - mean).square().sum()) / n
+    found = {"patches": n, "entropy": entropy, "information": marginal - entropy, "y_variance": variance}
+    return {name: float(value) for name, value in found.items()}
+
+
+@torch.no_grad()
 def feature_variance(rows: Tensor) -> float:
     """Total variance over images of the unit rows x/|x|: 1 - |mean|^2, from 0 (all equal) to 1 (no common direction).
 

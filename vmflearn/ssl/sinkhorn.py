@@ -1,12 +1,13 @@
 """Targets that use all components equally within a batch, by Sinkhorn's alternating normalisation."""
 
 import math
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from vmflearn.distributed import log_mean_exp_over_processes
+from vmflearn.distributed import log_mean_exp_over_processes, rank, world_size
 
 
 class SinkhornKnopp(nn.Module):
@@ -36,6 +37,12 @@ class SinkhornKnopp(nn.Module):
     ------
     ValueError
         If an argument is out of its range.
+
+    Warns
+    -----
+    UserWarning
+        Once, at the first batch with fewer rows than components, all processes together: a component's share of it is
+        then less than one row, and equal use of all is bought with targets that are spread over several.
     """
 
     def __init__(self, out_dim: int, iterations: int = 3) -> None:
@@ -46,6 +53,7 @@ class SinkhornKnopp(nn.Module):
             raise ValueError(f"iterations must be at least 1, got {iterations}: 3 is customary")
         self.out_dim = out_dim
         self.iterations = iterations
+        self._warned = False
 
     @torch.no_grad()
     def probabilities(self, logits: Tensor, temperature: float) -> Tensor:
@@ -70,12 +78,24 @@ class SinkhornKnopp(nn.Module):
         """
         self._check(logits, temperature)
         z = logits.to(torch.promote_types(logits.dtype, torch.float32)).reshape(-1, self.out_dim)
+        self._warn_of_few(len(z) * world_size())
         a = z.new_zeros(len(z), 1)
         for _ in range(self.iterations):
             # A mean over processes instead of a sum moves every c alike, which a takes up.
             c = log_mean_exp_over_processes((z - a).logsumexp(dim=0))
             a = (z - c).logsumexp(dim=1, keepdim=True)
         return torch.softmax(z - c, dim=1).reshape(logits.shape)
+
+    def _warn_of_few(self, n_rows: int) -> None:
+        if n_rows < self.out_dim and not self._warned:
+            self._warned = True
+            if rank() == 0:
+                warnings.warn(
+                    f"Sinkhorn balances {n_rows} rows of a batch over {self.out_dim} components: each gets less than "
+                    "one, and targets are spread over several; larger batches or fewer components (head.out_dim) avoid "
+                    "it",
+                    stacklevel=3,
+                )
 
     def batch_center(self, chunks: Iterable[Tensor], temperature: float) -> None:
         """Nothing: there is no centre. It is here, as `move` is, to be called like the ways of centring."""

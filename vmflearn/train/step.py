@@ -23,7 +23,7 @@ from vmflearn import distributed
 from vmflearn.devices import Readback
 from vmflearn.monitor.collapse import locate_not_finite
 from vmflearn.ssl.koleo import koleo_loss
-from vmflearn.train.methods.base import Method
+from vmflearn.train.methods.base import Method, Patches
 from vmflearn.train.optimizer import drop_gradients, set_schedule
 from vmflearn.train.per_step import StepSettings, precision
 
@@ -50,6 +50,8 @@ class StepResult:
         The teacher's bottleneck vectors.
     koleo : Tensor or None
         The KoLeo loss, without its weight, where it has one: a number that stays on the device until it is asked for.
+    patches : Patches or None
+        What the teacher made of the masked patches, in a method with targets for them.
     """
 
     terms: dict[str, float]
@@ -57,6 +59,7 @@ class StepResult:
     features: Tensor
     teacher_y: Tensor
     koleo: Tensor | None
+    patches: Patches | None = None
 
     @property
     def loss(self) -> float:
@@ -138,7 +141,8 @@ def training_step(
 
     method.follow(settings.momentum)
     method.update(aim)
-    return StepResult(means, aim.targets, aim.features, aim.teacher_y, None if koleo is None else koleo.detach())
+    koleo = None if koleo is None else koleo.detach()
+    return StepResult(means, aim.targets, aim.features, aim.teacher_y, koleo, aim.patches)
 
 
 def _unsynchronised(embed: Embedding) -> AbstractContextManager[None]:

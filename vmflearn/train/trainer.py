@@ -318,6 +318,7 @@ class _Embedding(nn.Module):
 
 def _observe(state: State, result: StepResult, settings: StepSettings) -> dict[str, float]:
     """What the monitor measures of a step."""
+    patches = result.patches
     return state.monitor.observe(
         step=state.step,
         loss=result.loss,
@@ -328,6 +329,7 @@ def _observe(state: State, result: StepResult, settings: StepSettings) -> dict[s
         teacher=state.teacher,
         student_temp=settings.student_temp,
         teacher_temp=settings.teacher_temp,
+        patches=None if patches is None else (patches.targets, patches.y, patches.temperature),
     )
 
 

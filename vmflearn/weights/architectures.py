@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vmflearn.backbones.creation import create_backbone
 from vmflearn.ssl.heads import DINOHead
+from vmflearn.ssl.prototypes import Prototypes
 
 HEAD_DIM = 64
 """Width of one attention head in DINO's, iBOT's and MSN's Vision Transformers: shapes do not tell the number of heads,
@@ -138,6 +139,15 @@ def head_of(
         batch_norm=batch_norm,
         learn_magnitudes=learn_magnitudes,
     )
+
+
+def prototypes_of(
+    tensors: Mapping[str, Tensor], normalization: str, *, learn_magnitudes: bool, in_file: Callable[[str], str] = str
+) -> Prototypes:
+    """Fresh prototypes with the sizes of the tensors; parameters and errors are those of `head_of`."""
+    _require(tensors, {"weight_v": 2}, "prototypes", in_file)
+    out_dim, bottleneck_dim = tensors["weight_v"].shape
+    return Prototypes(bottleneck_dim, out_dim, normalization, learn_magnitudes)
 
 
 def _require(

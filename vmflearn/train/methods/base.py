@@ -45,6 +45,25 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """What the teacher made of the masked patches of a batch, for the monitor.
+
+    Attributes
+    ----------
+    targets : Tensor, (patches, patch_out_dim)
+        None of them in a batch without masks.
+    y : Tensor, (patches, bottleneck_dim)
+        Their bottleneck vectors.
+    temperature : float
+        The teacher's, for patches.
+    """
+
+    targets: Tensor
+    y: Tensor
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Aim:
     """What the teacher made of a batch.
 
@@ -61,6 +80,8 @@ class Aim:
     centers : tuple
         Where the batch would have the centres: what `Method.update` moves them towards. Made here, since the teacher
         moves before they do, and so that no logits are held while the student computes.
+    patches : Patches or None
+        Of a method with targets for patches.
     """
 
     targets: Tensor
@@ -68,6 +89,7 @@ class Aim:
     teacher_y: Tensor
     parts: list[Any]
     centers: tuple[Any, ...]
+    patches: Patches | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +245,10 @@ class Method(ABC):
     @abstractmethod
     def update(self, aim: Aim) -> None:
         """Move the centres."""
+
+    def share(self) -> None:
+        """Give the teacher what it has in common with the student at all times: nothing, in most methods."""
+        return
 
     def prototypes(self) -> list[Prototypes]:
         """The student's last layers, which are frozen in the first epochs."""

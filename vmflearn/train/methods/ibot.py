@@ -23,7 +23,7 @@ from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.patch_network import PatchNetwork
 from vmflearn.ssl.prototypes import Prototypes
 from vmflearn.ssl.row_loss import patch_loss, patch_weights
-from vmflearn.train.methods.base import Aim, Method, Part, Work, divided
+from vmflearn.train.methods.base import Aim, Method, Part, Patches, Work, divided
 from vmflearn.train.methods.dino import Centering, make_centering, repeated
 from vmflearn.train.per_step import StepSettings, precision
 from vmflearn.train.schedules import teacher_temperature
@@ -216,7 +216,8 @@ class IBOT(Method):
         # The student is asked for the masked patches.
         masks = [part.inputs[1] for part in parts]
         asked = [y[mask.flatten(2)] for y, mask in zip(patches, masks, strict=True)]
-        patch_targets = self.teacher.patch_prototypes(torch.cat(asked), patch_tau)
+        asked_y = torch.cat(asked)
+        patch_targets = self.teacher.patch_prototypes(asked_y, patch_tau)
         if len(patch_targets):  # a batch may have no masks
             patch_targets = self.patch_centering.probabilities(patch_targets, patch_tau)
         centers = (
@@ -225,7 +226,7 @@ class IBOT(Method):
         )
         shares = patch_targets.split([len(y) for y in asked])
         per_part = list(zip(targets.chunk(len(parts), dim=1), shares, masks, strict=True))
-        return Aim(targets, features, teacher_y, per_part, centers)
+        return Aim(targets, features, teacher_y, per_part, centers, Patches(patch_targets, asked_y, patch_tau))
 
     def _patch_logits(self, patches: list[Tensor], tau: float, settings: StepSettings) -> Iterator[Tensor]:
         """The teacher's logits of all patches, some rows at a time."""

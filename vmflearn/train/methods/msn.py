@@ -224,6 +224,10 @@ class MSN(Method):
     def follow(self, momentum: float) -> None:
         """EMA of backbone and head; the prototypes are the student's."""
         super().follow(momentum)
+        self.share()
+
+    def share(self) -> None:
+        """The teacher's prototypes are the student's."""
         self.teacher.prototypes.load_state_dict(self.student.prototypes.state_dict())
 
     def update(self, aim: Aim) -> None:
