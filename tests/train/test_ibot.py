@@ -282,3 +282,37 @@ def test_targets_without_a_centre_are_responsibilities_of_the_mixture(shared, ta
     np.testing.assert_allclose(targets.flatten(0, 1), expected, rtol=1e-6, atol=1e-12)
     expected = responsibilities(method.teacher.patch_prototypes, masked, tau)
     np.testing.assert_allclose(patch_targets, expected, rtol=1e-6, atol=1e-12)
+
+
+def with_batch_norm():
+    torch.manual_seed(5)
+    backbone = create_backbone("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=WIDTH, depth=1, num_heads=2)
+    return PatchNetwork(backbone, DINOHead(WIDTH, K, hidden_dim=10, bottleneck_dim=BOTTLENECK, batch_norm=True))
+
+
+def test_class_tokens_and_patches_are_normalised_apart():
+    """In one pass class tokens, few among many patches, would be centred by the patches' mean: all alike."""
+    network, views = with_batch_norm(), [crop.float() for crop in crops_of(3, 0)]
+    features, y, patch_y = network.embed_all(views)
+    tokens = network.backbone.forward_features(torch.cat(views))[:, 1:]
+    torch.testing.assert_close(y, network.head.bottleneck(features))
+    torch.testing.assert_close(patch_y, network.head.bottleneck(tokens).unflatten(0, (2, 3)))
+    masks = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
+    masks[0, 1, 2:, 1:] = True
+    features, y, patch_y = network.embed(views, masks)
+    torch.testing.assert_close(y, network.head.bottleneck(features))
+    assert patch_y.shape == (6, BOTTLENECK)
+    assert patch_y.std(dim=0).max() > 0.01
+
+
+@pytest.mark.parametrize("n_masked", [0, 1])
+def test_batches_with_hardly_a_mask_have_no_statistics_of_their_own(n_masked):
+    network, views = with_batch_norm(), [crop.float() for crop in crops_of(3, 1)]
+    masks = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
+    masks[0, 1, 2, 2] = n_masked == 1
+    _, y, patch_y = network.embed(views, masks)
+    (y.sum() + patch_y.sum()).backward()
+    assert patch_y.shape == (n_masked, BOTTLENECK)
+    assert network.head.training
+    assert all(torch.isfinite(buffer).all() for buffer in network.head.buffers())
+    assert all(torch.isfinite(p.grad).all() for p in network.head.mlp.parameters())

@@ -99,7 +99,7 @@ class DINOHead(nn.Module):
         # Batch normalisation takes its statistics over rows, whatever dimensions lead.
         z = self.mlp(features.reshape(-1, self.in_dim))
         z = z.to(torch.promote_types(z.dtype, torch.float32))
-        return F.normalize(z, dim=-1).reshape(*features.shape[:-1], -1)
+        return F.normalize(z, dim=-1).reshape(*features.shape[:-1], z.shape[-1])
 
     def forward(self, features: Tensor, temperature: float) -> Tensor:
         """Complete logits (temperature and normaliser included), (..., out_dim), of features (..., in_dim).

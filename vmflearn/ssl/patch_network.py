@@ -14,8 +14,11 @@ from vmflearn.ssl.prototypes import Prototypes
 class PatchNetwork(MultiCropNetwork):
     """Backbone and head over crops of which patches are masked.
 
-    The head's MLP serves class and patch tokens alike, in one pass. Patches are scored by the head's own prototypes
-    (iBOT's shared head) or by prototypes of their own.
+    The head's MLP serves class and patch tokens alike, in a pass for each, so that batch normalisation, where the head
+    has any, takes its statistics over class tokens and over patches apart. (In one pass the teacher's class tokens, one
+    row in seventeen of a 4 x 4 grid, would be centred by the patches' mean, and the student's, of whom only masked
+    patches are asked, by another: on small photographs they were all alike within a hundred steps.) Patches are scored
+    by the head's own prototypes (iBOT's shared head) or by prototypes of their own.
 
     Parameters
     ----------
@@ -81,11 +84,8 @@ class PatchNetwork(MultiCropNetwork):
         features = tokens[:, 0].unflatten(0, (n_views, -1))
         if len(crops) > n_views:
             features = torch.cat([features, self.features(crops[n_views:])])
-        # One pass of the head, of which patch tokens take as many rows as are masked.
         patches = self._patches(tokens)[covered.flatten(1)]
-        y = self.head.bottleneck(torch.cat([features.flatten(0, 1), patches.to(features.dtype)]))
-        n_class = features.shape[0] * features.shape[1]
-        return features, y[:n_class].reshape(*features.shape[:2], -1), y[n_class:]
+        return features, self.head.bottleneck(features), self._patch_bottleneck(patches.to(features.dtype))
 
     def embed_all(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Features, bottleneck vectors, and those of every patch: what the teacher gives.
@@ -102,9 +102,23 @@ class PatchNetwork(MultiCropNetwork):
         patch_y : Tensor, (views, batch, patches, bottleneck_dim)
         """
         tokens = token_features(self.backbone, torch.cat(list(views)))
-        both = torch.cat([tokens[:, :1], self._patches(tokens)], dim=1)
-        y = self.head.bottleneck(both).unflatten(0, (len(views), -1))
-        return tokens[:, 0].unflatten(0, (len(views), -1)), y[:, :, 0], y[:, :, 1:]
+        features = tokens[:, 0].unflatten(0, (len(views), -1))
+        y, patch_y = self.head.bottleneck(features), self._patch_bottleneck(self._patches(tokens))
+        return features, y, patch_y.unflatten(0, (len(views), -1))
+
+    def _patch_bottleneck(self, patches: Tensor) -> Tensor:
+        """Unit vectors of patch tokens. Fewer than two rows have no statistics of their own: they use the running ones.
+
+        Not where statistics are those of all processes: there every process takes part in them, with no row too.
+        """
+        alone = patches.numel() <= patches.shape[-1] and not any(
+            isinstance(layer, nn.SyncBatchNorm) for layer in self.head.modules()
+        )
+        training = self.head.training
+        self.head.train(training and not alone)
+        y = self.head.bottleneck(patches)
+        self.head.train(training)
+        return y
 
     def _patches(self, tokens: Tensor) -> Tensor:
         """Patch tokens (n, patches, features), without class token and registers."""
