@@ -70,11 +70,12 @@ def test_shipped_configurations_are_all_here():
     names = {path.stem for path in CONFIGS}
     assert {f"{pair}_{method}" for pair in PAIRS for method in ("dino", "dino_vmf")} <= names
     assert {"imagenet_vit_small16_ablation", "cifar10_ablation", "photos_ablation", "photos_book"} <= names
-    patches = {"imagenet_vit_small16", "imagenet_vit_base16", "imagenette_vit_small16", "photos_vit_tiny"}
-    patches |= {"cifar10_vit_tiny"}
-    assert {f"{name}_{method}" for name in patches for method in ("ibot", "ibot_vmf")} <= names
-    assert {"imagenet_vit_small16_msn", "photos_vit_tiny_msn", "cifar10_vit_tiny_msn"} <= names
-    assert len(names) == 2 * len(PAIRS) + 5 + 2 * len(patches) + 3
+    msn = {"imagenet_vit_small16", "imagenette_vit_small16", "cifar10_vit_tiny", "photos_vit_tiny"}
+    ibot = msn | {"imagenet_vit_base16"}
+    assert {f"{name}_{method}" for name in ibot for method in ("ibot", "ibot_vmf")} <= names
+    assert {f"{name}_msn" for name in msn} <= names
+    assert "photos_patches" in names
+    assert len(names) == 2 * len(PAIRS) + 6 + 2 * len(ibot) + len(msn)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
