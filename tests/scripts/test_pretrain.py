@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
+from vmflearn.train import load_config, pretrain
 from vmflearn.train.runs.records import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +99,32 @@ def test_killed_at_ten_random_moments_it_ends_where_the_unbroken_run_ends(tmp_pa
     assert code == 0, err
     assert "continuing" in out
     assert (broken / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ibot", "msn"])
+def test_masks_and_dropped_patches_are_drawn_again_as_before_the_kill(method, tmp_path):
+    """The unbroken run is made in this process: starting one takes longer than running it."""
+    config = PHOTOS.with_name(f"photos_vit_tiny_{method}.yaml")
+    tiny = ["model.options={img_size: 32, patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}", "views.n_local=1"]
+    tiny += ["model.drop_path=0.1", "optimizer.batch_size=128", "optimizer.warmup_epochs=0", "run.max_steps=28"]
+    tiny += ["run.save_every=1", "run.knn_every=0", "run.log_every=1", "run.device=cpu"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as below
+    pretrain(load_config(config, tiny), tmp_path / "whole", quiet=True)
+    torch.set_num_threads(threads)
+    arguments = ["--config", config, *(f"--{setting}" for setting in tiny), "--run-dir", tmp_path / "broken"]
+    process, saved = start(*arguments), tmp_path / "broken" / "checkpoints" / "step-00000014.pt"
+    while process.poll() is None and not (saved.exists() and steps_taken(tmp_path / "broken") >= 15):
+        time.sleep(0.01)  # until it is within the second epoch
+    assert process.poll() is None, "the run ended before it could be killed: make it longer"
+    process.kill()
+    process.communicate()
+    assert 15 <= steps_taken(tmp_path / "broken") < 28
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert "at step 14 of 28" in out
+    assert (tmp_path / "broken" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.slow

@@ -166,8 +166,8 @@ class Monitor:
       v has gone and H is not near ln K; and H no longer rises, as it does while the centre catches up;
     - "uniform output": H > 0.97 ln K and v has gone;
     - "temperature too high": H > 0.97 ln K though v has not gone, and teacher_temp >= student_temp;
+    - these three "of patches": by what the teacher makes of iBOT's masked patches, from the first that there are;
     - "student is teacher": one object, shared memory, or equal weights at every observation while they move;
-    - the same three "of patches": by what the teacher makes of iBOT's masked patches, from the first that there are;
     - "void prototypes": of the prototypes, a tenth or more lie opposite to the mean of y and won no image;
     - "not a number": see `locate_not_finite`.
 
