@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vmflearn.data.photos import Photos, load_photos
-from vmflearn.train import load_config, pretrain, probe, state
+from vmflearn.train import knn_probe, load_config, pretrain, state
 from vmflearn.train.input import loader
 from vmflearn.train.methods import IBOT
 from vmflearn.train.runs.records import read_metrics
@@ -50,7 +50,7 @@ def fewer_photos():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "load_photos", fewer)
-        patch.setattr(probe, "load_photos", fewer)
+        patch.setattr(knn_probe, "load_photos", fewer)
         yield
 
 
