@@ -235,3 +235,30 @@ def test_patches_does_not_time_steps_that_differ(scripts, monkeypatch):
     monkeypatch.setattr(patches_cases.Longhand, "patch_temp", 0.06)
     with pytest.raises(AssertionError, match="differ"):
         patches_cases.assert_equal_steps(patches.QUICK)
+
+
+def test_a_trace_of_a_kill_is_seen_and_an_evaluation_is_none(scripts):
+    import methods_on_photos
+
+    whole = [{"step": i, "loss": 1 / i} for i in range(1, 5)]
+    again = [*whole[:1], whole[1] | {"knn_top1": 0.5, "unique_prototypes": 3}]
+    assert methods_on_photos.same(whole, again)
+    assert not methods_on_photos.same(whole, [])
+    assert not methods_on_photos.same(whole, whole[1:])
+    assert not methods_on_photos.same(whole, [*whole[:1], {"step": 2, "loss": 0.5 + 2**-53}])
+
+
+def test_a_method_that_learns_nothing_or_bears_a_trace_fails(scripts, tmp_path, monkeypatch):
+    import methods_on_photos
+
+    rows = {"MSN": ("0.600", "equal to the last bit"), "iBOT": ("0.700", "equal to the last bit")}
+    monkeypatch.setattr(
+        methods_on_photos,
+        "measure",
+        lambda name, extra: [name, "9", "1 s", "0.600", rows[name][0], "0.700", "nothing", rows[name][1]],
+    )
+    for method, status in (("MSN", 1), ("iBOT", 0)):
+        assert methods_on_photos.main(["--methods", method, "--out", str(tmp_path)]) == status
+        assert f"| {method} | 9 |" in (tmp_path / "methods_on_photos.md").read_text(encoding="utf-8")
+    rows["iBOT"] = ("0.700", "**differs**")
+    assert methods_on_photos.main(["--methods", "iBOT", "--out", str(tmp_path)]) == 1
