@@ -1,10 +1,11 @@
 """Pack the finished runs of `scripts/configs/photos_patches.yaml` for chapter 10.
 
-    python book/tools/ship_patches.py runs/photos_patches
+    python book/tools/ship_patches.py runs/photos_patches [runs/photos_ablation]
 
 Writes book/models/ibot.pt and ibot_vmf.pt, the teachers of seed 0 with both of their centres in float16, which
 `load_published` reads, and book/results/photos_patches.json: for every run what it reached, its curves, and what its
-teacher makes of the patches of the test photographs.
+teacher makes of the patches of the test photographs. The second folder holds runs of `photos_ablation.yaml`, the same
+recipe without patches, of which only the last is measured.
 """
 
 from __future__ import annotations
@@ -154,10 +155,24 @@ def summarise(run: Path, packed: Path) -> dict[str, Any]:
     return {**about, **{key: rounded(value) for key, value in found.items()}, "curves": curves}
 
 
+def unasked(run: Path) -> dict[str, Any]:
+    """What the teacher of a run without patches makes of patches, with the one centre that it has."""
+    saved = load_newest(run / "checkpoints", lambda text: sys.exit(text))
+    assert saved is not None
+    with tempfile.TemporaryDirectory() as folder:
+        packed = {"step": saved["step"], "config": saved["config"], "teacher": halved(saved["teacher"])}
+        torch.save(packed, Path(folder) / "packed.pt")
+        backbone, head = load_published(Path(folder) / "packed.pt")
+    assert head is not None
+    found = measure(backbone, head, centering_of(saved, "centering"))
+    about = {"cell": run.parent.name, "seed": saved["config"]["seed"], "step": saved["step"]}
+    return {**about, **{key: rounded(value) for key, value in found.items()}}
+
+
 def main(argv: list[str]) -> int:
     """Pack and measure all runs below a folder."""
-    if len(argv) != 1 or not Path(argv[0]).is_dir():
-        sys.exit("usage: python book/tools/ship_patches.py FOLDER, that of scripts/ablation.py's --run-dir")
+    if len(argv) not in (1, 2) or not all(Path(folder).is_dir() for folder in argv):
+        sys.exit("usage: python book/tools/ship_patches.py FOLDER [FOLDER], those of scripts/ablation.py's --run-dir")
     torch.set_num_threads(1)
     runs, origin = [], {}
     for run in sorted(Path(argv[0]).glob("*/seed-*")):
@@ -169,11 +184,15 @@ def main(argv: list[str]) -> int:
         if first:
             origin[target.stem] = about
             print(f"{target.stem}: {target.stat().st_size / 1e6:.2f} MB, {about}")
-    text = ",\n".join("  " + json.dumps(run) for run in runs)
-    results = f'{{\n "origin": {json.dumps(origin)},\n "runs": [\n{text}\n ]\n}}\n'
+    without = [unasked(run) for folder in argv[1:] for run in sorted(Path(folder).glob("*/seed-*"))]
+    about, *lists = (
+        json.dumps(origin),
+        *(",\n".join("  " + json.dumps(run) for run in kind) for kind in (runs, without)),
+    )
+    results = f'{{\n "origin": {about},\n "runs": [\n{lists[0]}\n ],\n "without": [\n{lists[1]}\n ]\n}}\n'
     (BOOK / "results" / "photos_patches.json").write_text(results, encoding="utf-8")
-    for run in runs:
-        print({key: value for key, value in run.items() if key != "curves"})
+    for line in (*runs, *without):
+        print({key: value for key, value in line.items() if key != "curves"})
     return 0
 
 

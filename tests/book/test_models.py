@@ -1,8 +1,11 @@
-"""What chapters 8 and 9 read besides the library: shipped models and stored results are what their recipes make."""
+"""What chapters 8, 9 and 10 read besides the library: shipped models and stored results are what their recipes make."""
 
 import json
 
 import pytest
+import ship_patches
+import torch
+import yaml
 from chapters import BOOK
 from ship_models import NAMES
 
@@ -46,3 +49,38 @@ def test_the_stored_ablation_has_every_cell_and_seed():
     (run,) = (run for run in runs if (run["cell"], run["seed"]) == ("vmf+probability", 0))
     assert {name: run[name] for name in run if name in log} == {name: log[name] for name in run if name in log}
     assert run["knn_top1"] == log["knn_top1"]
+
+
+PATCHES = json.loads((BOOK / "results" / "photos_patches.json").read_text())
+
+
+@pytest.mark.parametrize(("cell", "name"), ship_patches.NAMES.items())
+def test_a_shipped_model_with_patches_follows_its_recipe_and_gives_what_is_stored(cell, name, tmp_path):
+    normalization, centering = cell.split("+")
+    words = [f"head.normalization={normalization}", f"teacher.centering={centering}"]
+    path = MODELS / f"{name}.pt"
+    saved = torch.load(path, weights_only=True)
+    (tmp_path / "saved.yaml").write_text(yaml.safe_dump(saved["config"]))
+    assert load_config(tmp_path / "saved.yaml") == load_config(CONFIGS / "photos_patches.yaml", words)
+    (run,) = (run for run in PATCHES["runs"] if (run["cell"], run["seed"]) == (cell, 0))
+    backbone, head = load_published(path)
+    found = ship_patches.measure(backbone, head, ship_patches.centering_of(saved, "patch_centering"))
+    assert {key: run[key] for key in found} == pytest.approx(found, rel=0.02)
+    train, test = load_photos("train"), load_photos("test")
+    x, x_test = (extract_features(backbone, photos.images, size=32) for photos in (train, test))
+    assert knn_accuracy(x, train.labels, x_test, test.labels, k=20) == pytest.approx(run["knn_top1"], abs=0.01)
+    assert PATCHES["origin"][name]["seed"] == 0
+
+
+def test_the_stored_runs_with_patches_have_every_cell_and_seed():
+    runs = PATCHES["runs"]
+    assert sorted((run["cell"], run["seed"]) for run in runs) == [
+        (cell, seed) for cell in sorted(ship_patches.NAMES) for seed in range(3)
+    ]
+    recipe, without = (load_config(CONFIGS / f"photos_{name}.yaml") for name in ("patches", "ablation"))
+    assert {run["step"] for run in runs} == {recipe.run.epochs * (1800 // recipe.optimizer.batch_size)}
+    for section in ("data", "views", "model", "head", "teacher", "optimizer", "run"):  # as the chapter says
+        assert getattr(recipe, section) == getattr(without, section)
+    for run in runs:
+        assert len(set(map(len, run["curves"].values()))) == 1
+        assert run["curves"]["loss"][-1] == run["loss"]
