@@ -69,11 +69,12 @@ def shipped(name):
 def test_shipped_configurations_are_all_here():
     names = {path.stem for path in CONFIGS}
     assert {f"{pair}_{method}" for pair in PAIRS for method in ("dino", "dino_vmf")} <= names
-    assert {"imagenet_vit_small16_ablation", "cifar10_ablation", "photos_ablation", "photos_book"} <= names
+    others = {"imagenet_vit_small16_ablation", "cifar10_ablation", "photos_ablation", "photos_book", "photos_patches"}
+    assert others <= names
     patches = {"imagenet_vit_small16", "imagenet_vit_base16", "imagenette_vit_small16", "photos_vit_tiny"}
     assert {f"{name}_{method}" for name in patches for method in ("ibot", "ibot_vmf")} <= names
     assert {"imagenet_vit_small16_msn", "photos_vit_tiny_msn"} <= names
-    assert len(names) == 2 * len(PAIRS) + 5 + 2 * len(patches) + 2
+    assert len(names) == 2 * len(PAIRS) + 1 + len(others) + 2 * len(patches) + 2
 
 
 @pytest.mark.parametrize("pair", PAIRS)
