@@ -30,8 +30,11 @@ def test_book_style_sets_the_cycle():
 
 def test_image_grid_shows_each_image_and_hides_the_rest():
     figure, axes = plt.subplots(2, 2)
-    image_grid(axes, np.zeros((3, 4, 4, 3)), ["a", "b", "c"])
-    shown = [len(axis.get_images()) for axis in axes.ravel()]
-    assert shown == [1, 1, 1, 0]
+    pictures = np.linspace(0, 1, 3 * 48).reshape(3, 4, 4, 3)
+    image_grid(axes, pictures, ["a", "b", "c"])
+    shown = [[np.asarray(image.get_array()) for image in axis.get_images()] for axis in axes.ravel()]
+    assert [len(images) for images in shown] == [1, 1, 1, 0]
+    assert all(np.array_equal(images[0], picture) for images, picture in zip(shown, pictures, strict=False))
+    assert not any(axis.axison for axis in axes.ravel())
     assert [axis.get_title() for axis in axes.ravel()] == ["a", "b", "c", ""]
     plt.close(figure)

@@ -94,6 +94,18 @@ def test_a_shard_that_was_damaged_before_the_end_is_named(tmp_path, folder, monk
     write_shards(folder, tmp_path / "out", shard_size=5)
 
 
+def test_a_shard_that_holds_fewer_images_is_named(tmp_path, folder, monkeypatch):
+    """A whole tar, of which nothing is damaged: three of the images are not in it."""
+    write_shards(folder, tmp_path / "fewer", shard_size=2)
+    monkeypatch.setattr(shard_writing, "write_index", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(folder, tmp_path / "out", shard_size=5)
+    monkeypatch.undo()
+    shutil.copy(tmp_path / "fewer" / "shard-000000.tar", tmp_path / "out" / "shard-000001.tar")
+    with pytest.raises(ValueError, match=r"shard-000001\.tar holds 2 images, not 5; delete it"):
+        write_shards(folder, tmp_path / "out", shard_size=5)
+
+
 def test_an_image_that_was_replaced_makes_other_shards(tmp_path, folder):
     write_shards(folder, tmp_path / "out")
     (folder / "3.png").write_bytes((folder / "4.png").read_bytes() + b"longer")

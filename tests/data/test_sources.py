@@ -135,8 +135,11 @@ def test_the_source_travels_between_processes(tmp_path):
 
 def test_an_index_beyond_the_end(tmp_path):
     save(tmp_path / "a.png", COLOURS)
-    with pytest.raises(IndexError):
-        open_images(tmp_path).read(1)
+    for index in (1, -1):
+        with pytest.raises(IndexError, match=f"image {index} of 1"):
+            open_images(tmp_path).read(index)
+        with pytest.raises(IndexError, match=f"image {index} of 1"):
+            open_images(tmp_path).pixels(index, 2)
 
 
 def test_folders_that_hold_nothing(tmp_path):
