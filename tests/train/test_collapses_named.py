@@ -100,6 +100,16 @@ def test_a_collapse_is_named(case, tmp_path):
     assert found == {name + which for which in of}
 
 
+def test_what_helps_is_said_in_the_words_of_the_method():
+    cures = {
+        name: state.State(load_config(None, [*TINY, *overrides]), torch.device("cpu")).monitor.cures
+        for name, overrides in (("ibot", PLAIN), ("msn", MSN))
+    }
+    assert "centre" in cures["ibot"]["constant output"]
+    assert "method.balanced" in cures["msn"]["constant output"]
+    assert cures["msn"]["uniform output"] == cures["ibot"]["uniform output"]
+
+
 def test_a_centre_of_patches_that_stands_still_is_named_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(IBOT, "update", lambda self, aim: self.centering.move(aim.centers[0]))
     found, _ = named(tmp_path, *SEPARATE, *SHARP, "method.patch_temp=0.02", "method.patch_warmup_temp=0.02")

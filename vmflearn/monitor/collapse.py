@@ -1,6 +1,7 @@
 """Watch a run for collapse, and name what went wrong with the usual cures."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ OF_PATCHES = " of patches"
 
 CURES = {
     "constant output": "check that the centre is updated, lower its momentum, raise teacher_temp a little, "
-    "a smaller learning rate, freeze the last layer longer; in MSN: balance the targets, weigh the mean entropy more",
+    "a smaller learning rate, freeze the last layer longer",
     "uniform output": "lower teacher_temp (0.02 to 0.04) and keep it below student_temp, freeze the last layer longer, "
     "a smaller learning rate, another EMA momentum",
     "temperature too high": "set teacher_temp below student_temp, such as 0.04 beside 0.1",
@@ -180,6 +181,8 @@ class Monitor:
     teacher_lags : bool
         Whether the teacher is to stay behind the student. False, for a method whose teacher is a copy, takes equal
         weights for what is meant; shared memory is named still.
+    cures : dict of str, optional
+        By the name of a finding, what helps in place of `CURES`.
 
     Raises
     ------
@@ -187,12 +190,20 @@ class Monitor:
         For a number that is too small.
     """
 
-    def __init__(self, out_dim: int, window: int = 16384, *, teacher_lags: bool = True) -> None:
+    def __init__(
+        self,
+        out_dim: int,
+        window: int = 16384,
+        *,
+        teacher_lags: bool = True,
+        cures: Mapping[str, str] | None = None,
+    ) -> None:
         if out_dim < 2:
             raise ValueError(f"out_dim must be at least 2, got {out_dim}: one component has nothing to choose")
         if window < 1:
             raise ValueError(f"window must be at least 1 image, got {window}")
         self.out_dim, self.window, self.teacher_lags = out_dim, window, teacher_lags
+        self.cures = {**CURES, **(cures or {})}
         self._images = 0  # counted, over all processes
         self._last_win = torch.full((out_dim,), -1, dtype=torch.int64)  # value of _images when a component won last
         self._first: dict[str, float] = {}
@@ -307,7 +318,7 @@ class Monitor:
         if now["shared"] or (still and self._recent[0]["fingerprint"] != now["fingerprint"]):
             how = "they share their weights in memory" if now["shared"] else "the weights move, and stay exactly equal"
             evidence = f"{how}; EMA distance {now['ema_distance']:.3g}, KL {now['kl']:.3g}"
-            found.append(Finding("student is teacher", evidence, CURES["student is teacher"]))
+            found.append(Finding("student is teacher", evidence, self.cures["student is teacher"]))
         if patient:
             found += [finding for kind in ("", "patch_") if (finding := self._collapse(kind)) is not None]
             void = all(seen.get("void_prototypes", 0) >= 0.1 for seen in self._recent)
@@ -316,7 +327,7 @@ class Monitor:
                     f"{now['void_prototypes']:.0%} of the prototypes point away from the mean of y and won none of the "
                     f"last {self.window} views"
                 )
-                found.append(Finding("void prototypes", evidence, CURES["void prototypes"]))
+                found.append(Finding("void prototypes", evidence, self.cures["void prototypes"]))
         return found
 
     def _collapse(self, kind: str) -> Finding | None:
@@ -331,7 +342,7 @@ class Monitor:
         if not names[0] or len(set(names)) > 1 or not settled:
             return None
         name = names[0] + (OF_PATCHES if kind else "")
-        return Finding(name, outputs[-1].evidence(self._recent[-1], "patches" if kind else "images"), CURES[name])
+        return Finding(name, outputs[-1].evidence(self._recent[-1], "patches" if kind else "images"), self.cures[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values. Wins on other processes since the last ``share`` are not in it."""

@@ -133,7 +133,7 @@ class State:
             # In float32 the gain is one percent, and the book's stored runs would end in other last digits.
             fused=config.run.precision == "bfloat16",
         )
-        self.monitor = Monitor(config.head.out_dim, teacher_lags=self.method.teacher_lags)
+        self.monitor = Monitor(config.head.out_dim, teacher_lags=self.method.teacher_lags, cures=self.method.cures)
         self.images = describe(self.loader, self.probe.train_labels if self.probe is not None else None)
 
     @property

@@ -11,7 +11,7 @@ A method holds a student, its teacher, and what centres or balances the teacher.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -137,6 +137,8 @@ class Method(ABC):
     teacher_lags : bool
         Whether the teacher stays behind the student, as an average of its past does. Where it is a copy, say false: the
         monitor takes equal networks for a mistake otherwise.
+    cures : dict of str
+        By the name of a finding of the monitor, what helps where it is something else than in DINO.
     """
 
     Settings: ClassVar[type]
@@ -144,6 +146,7 @@ class Method(ABC):
     teacher: MultiCropNetwork
     undecayed: tuple[str, ...] = ()
     teacher_lags: ClassVar[bool] = True
+    cures: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def check(cls, config: "Config") -> None:

@@ -9,9 +9,9 @@ z being the cosine over tau in MSN, and with vMF prototypes (an experiment of ou
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -75,6 +75,9 @@ class MSN(Method):
     student: AnchorNetwork
     teacher: AnchorNetwork
     undecayed = ("head.prototypes.",)
+    cures: ClassVar[Mapping[str, str]] = {
+        "constant output": "method.balanced=true, more of method.mean_entropy, a smaller learning rate",
+    }
 
     def __init__(self, student: AnchorNetwork, teacher: AnchorNetwork, settings: MSNSettings, seed: int = 0):
         self.student, self.teacher, self.settings, self.seed = student, teacher, settings, seed
