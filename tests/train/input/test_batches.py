@@ -1,3 +1,5 @@
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from PIL import Image
 from vmflearn.data.sources import open_images
 from vmflearn.train.config import ConfigError
 from vmflearn.train.input import cache as cache_module
-from vmflearn.train.input.batches import DataError, Unreadable, decode_batches
+from vmflearn.train.input.batches import DataError, Unreadable, decode_batches, lost_worker
 from vmflearn.train.input.cache import cached, select
 from vmflearn.train.input.prefetch import prefetch
 
@@ -124,3 +126,16 @@ def test_the_share_of_memory_is_of_the_first_readable_image(tmp_path):
         source.path(index).write_bytes(b"broken")
     with pytest.raises(ConfigError, match="cannot be done: no image can be read"):
         cached(source, wanted=True, max_side=0, workers=0, device=CPU, seen=Unreadable(source))
+
+
+def test_a_worker_that_goes_while_it_hands_over_is_named_and_other_connections_are_not():
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()
+    with (
+        pytest.raises(DataError, match=r"worker is gone \(.*\): it decoded images.*lower data\.workers"),
+        lost_worker(),
+    ):
+        ours.recv()
+    for error in (ConnectionResetError("of a server"), EOFError("of a file"), RuntimeError("of a step")):
+        with pytest.raises(type(error), match=r"^of a"), lost_worker():
+            raise error

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -152,8 +153,12 @@ def lost_worker() -> Iterator[None]:
     """Within the block, say in one line what it means that a loader's worker is gone: DataError."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:
         text = str(error)
+        if not isinstance(error, RuntimeError):  # of a worker, if it comes from between processes of this program
+            files = (Path(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__))
+            if any(file.parent.name == "multiprocessing" for file in files):
+                text = f"DataLoader worker is gone ({text or type(error).__name__})"
         if not text.startswith("DataLoader worker"):
             raise
         shared = Path("/dev/shm")
