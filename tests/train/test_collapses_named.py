@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from vmflearn.data.photos import Photos, load_photos
-from vmflearn.train import knn_probe, load_config, pretrain, state
-from vmflearn.train.input import loader
+from vmflearn.train import load_config, pretrain, state
 from vmflearn.train.methods import IBOT
 from vmflearn.train.runs.records import read_metrics
 
+pytestmark = pytest.mark.usefixtures("fewer_photos")
+EVERY = 10
 TINY = [
     "views.global_size=16",
     "views.local_size=8",
@@ -40,18 +40,6 @@ MSN = ["method.name=msn", "head.normalization=l2", "teacher.centering=sinkhorn",
 MSN += ["teacher.temp=0.025", "views.n_local=1"]
 NORM = "head.batch_norm=true"  # spreads y from the first step, as in the recipes for photographs
 SHARP = ["head.normalization=l2", "teacher.temp=0.02", "teacher.warmup_temp=0.02"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fewer_photos():
-    def fewer(split):
-        photos = load_photos(split)
-        return Photos(photos.images[::10], photos.labels[::10], photos.class_names)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "load_photos", fewer)
-        patch.setattr(knn_probe, "load_photos", fewer)
-        yield
 
 
 def named(tmp_path, *overrides):

@@ -6,13 +6,13 @@ import warnings
 import pytest
 import torch
 
-from vmflearn.data.photos import Photos, load_photos
-from vmflearn.train import CheckpointError, ConfigError, build_model, knn_probe, load_config, pretrain
+from vmflearn.train import CheckpointError, ConfigError, build_model, load_config, pretrain
 from vmflearn.train.cost.counting import count_cost
 from vmflearn.train.cost.plan import describe, make_plan
-from vmflearn.train.input import loader
 from vmflearn.train.runs.records import read_metrics
 
+pytestmark = pytest.mark.usefixtures("fewer_photos")
+EVERY = 5
 TINY = [
     "views.global_size=16",
     "views.local_size=8",
@@ -42,18 +42,6 @@ METHODS = {
         "method.n_random=2",
     ],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fewer_photos():
-    def fewer(split):
-        photos = load_photos(split)
-        return Photos(photos.images[::5], photos.labels[::5], photos.class_names)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "load_photos", fewer)
-        patch.setattr(knn_probe, "load_photos", fewer)
-        yield
 
 
 def tiny(method, *more):

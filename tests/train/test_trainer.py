@@ -11,7 +11,7 @@ import torch
 from timm.layers import DropPath
 from torch.nn import functional as F
 
-from vmflearn.data.photos import Photos, load_photos
+from vmflearn.data.photos import Photos
 from vmflearn.train import build_model, knn_probe, methods, trainer
 from vmflearn.train.checkpoints import checkpoint
 from vmflearn.train.checkpoints import writer as checkpoint_writer
@@ -28,6 +28,8 @@ from vmflearn.train.runs.stop import Interrupted, stop_signals
 from vmflearn.train.state import State
 from vmflearn.views.batched import dino_crops, multi_crop
 
+pytestmark = pytest.mark.usefixtures("fewer_photos")
+EVERY = 5  # three steps of 100 an epoch, and a quick kNN
 TINY = [
     "views.global_size=16",
     "views.local_size=8",
@@ -47,20 +49,6 @@ TINY = [
     "run.log_every=1",
     "run.device=cpu",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fewer_photos():
-    """A fifth of the photographs' patches, of every class: three steps of 100 an epoch, and a quick kNN."""
-
-    def fewer(split):
-        photos = load_photos(split)
-        return Photos(photos.images[::5], photos.labels[::5], photos.class_names)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "load_photos", fewer)
-        patch.setattr(knn_probe, "load_photos", fewer)
-        yield
 
 
 def tiny(*more):
