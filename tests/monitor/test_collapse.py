@@ -204,6 +204,22 @@ def test_state_goes_on_with_the_same_numbers(tmp_path):
         Monitor(65).load_state_dict(history[-1][3])
 
 
+def look(monitor, student, teacher, rows, step=1, patches=None):
+    """What a monitor observes of rows (2, images, dim) with uniform targets over four components."""
+    return monitor.observe(
+        step=step,
+        loss=1.0,
+        targets=torch.full((*rows.shape[:2], 4), 0.25),
+        features=rows,
+        teacher_y=rows,
+        student=student,
+        teacher=teacher,
+        student_temp=0.1,
+        teacher_temp=0.04,
+        patches=patches,
+    )
+
+
 def test_component_use_over_the_window():
     monitor, net = Monitor(4, window=6), nn.Linear(2, 2)
     other = copy.deepcopy(net)
@@ -212,18 +228,7 @@ def test_component_use_over_the_window():
         monitor.count(torch.eye(4)[torch.full((2, n), winner)])
 
     def share():
-        rows = torch.randn(2, 2, 3)
-        return monitor.observe(
-            step=1,
-            loss=1.0,
-            targets=torch.full((2, 2, 4), 0.25),
-            features=rows,
-            teacher_y=rows,
-            student=net,
-            teacher=other,
-            student_temp=0.1,
-            teacher_temp=0.04,
-        )["components_used"]
+        return look(monitor, net, other, torch.randn(2, 2, 3))["components_used"]
 
     use(0, 1)
     use(1, 2)
@@ -354,18 +359,7 @@ def test_the_first_patches_are_remembered_when_they_come():
     other, rows = copy.deepcopy(net), torch.randn(2, 5, 3)
 
     def observe(step, patches):
-        return monitor.observe(
-            step=step,
-            loss=1.0,
-            targets=torch.full((2, 5, 4), 0.25),
-            features=rows,
-            teacher_y=rows,
-            student=net,
-            teacher=other,
-            student_temp=0.1,
-            teacher_temp=0.04,
-            patches=patches,
-        )
+        return look(monitor, net, other, rows, step, patches)
 
     assert "patch_teacher_entropy" not in observe(1, None)
     assert "patch_teacher_entropy" not in observe(2, (torch.zeros(0, 3), torch.zeros(0, 2), 0.05))
