@@ -1,6 +1,6 @@
 """Steps of iBOT-vMF and MSN: against iBOT's step written longhand, and against DINO's on the same crops.
 
-    python benchmarks/patches.py            # ten minutes on two idle cores
+    python benchmarks/patches.py            # a quarter of an hour on two idle cores
     python benchmarks/patches.py --quick    # tiny sizes, to see that it runs; targets are not judged
 
 Before anything is timed, our step and the longhand are asserted to be equal. Prints tables and writes them, with
@@ -25,8 +25,9 @@ import torch
 from loss_memory import resident_mib
 from measure import RESULTS, ROW_HEAD, Peer, Row, compare, environment, markdown_table, timed
 from patches_cases import Longhand, Way, assert_equal_steps, make_crops, normalizer_timer
+from torch.utils.flop_counter import FlopCounterMode
 
-MEMORY = {
+WAYS = {
     "iBOT-vMF, ours": lambda sizes: Way(sizes, "ibot"),
     "iBOT-vMF, longhand": Longhand,
     "DINO-vMF, ours": lambda sizes: Way(sizes, "dino"),
@@ -81,10 +82,22 @@ def measure_normalizer(sizes: Sizes) -> list[list[str]]:
     return [[f"{whole:.3g} s", f"{1e3 * part:.3g} ms", f"{100 * part / whole:.3f} %", "< 1 %"]]
 
 
+def measure_operations(sizes: Sizes) -> list[list[str]]:
+    """Operations of one step, by torch's counter: what no implementation of the same products can save."""
+    crops, found = make_crops(sizes), {}
+    for name, make in list(WAYS.items())[: sizes.memory_ways]:
+        way = make(sizes)
+        with FlopCounterMode(display=False) as counter:
+            way.step(crops)
+        found[name] = counter.get_total_flops()
+    ours = found["iBOT-vMF, ours"]
+    return [[name, f"{count / 1e9:,.4g} GFLOP", f"{ours / count:.2f}"] for name, count in found.items()]
+
+
 def measure_memory(sizes: Sizes) -> list[list[str]]:
     """Most memory that one step holds above weights, gradients, moments and crops: a process for every figure."""
     found = {}
-    for name in list(MEMORY)[: sizes.memory_ways]:
+    for name in list(WAYS)[: sizes.memory_ways]:
         command = [sys.executable, __file__, "--memory-of", name, *(["--quick"] if sizes is QUICK else [])]
         peaks = []
         for _ in range(sizes.memory_rounds):
@@ -97,7 +110,7 @@ def measure_memory(sizes: Sizes) -> list[list[str]]:
 
 def peak_of(name: str, sizes: Sizes) -> float:
     """Height of one step in this process, MiB."""
-    way, crops = MEMORY[name](sizes), make_crops(sizes)
+    way, crops = WAYS[name](sizes), make_crops(sizes)
     way.step(make_crops(replace(sizes, batch=2)))  # moments and gradients are there from now on
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = resident_mib("VmRSS")
@@ -110,7 +123,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round; targets are not judged")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for patches.md")
-    parser.add_argument("--memory-of", choices=list(MEMORY), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=list(WAYS), help=argparse.SUPPRESS)
     settings = parser.parse_args(argv)
     sizes = QUICK if settings.quick else FULL
     if settings.memory_of:
@@ -130,6 +143,8 @@ def main(argv: list[str]) -> None:
         add(name, markdown_table(ROW_HEAD, [row.cells() for row in rows]))
     head = ["iBOT-vMF step", "normalisers of both terms", "share", "target"]
     add("Cost of the normaliser", markdown_table(head, measure_normalizer(sizes)))
+    head = ["way", "operations", "iBOT-vMF, ours / this"]
+    add("Operations of a step", markdown_table(head, measure_operations(sizes)))
     add(
         "Memory of a step",
         "Most memory held during one step above weights, gradients, moments and crops, float32; to reach: ours at most "
