@@ -1,5 +1,6 @@
 """E- and M-steps against longhand, published fits and planted parameters."""
 
+import math
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import gamma, ive, logsumexp
 from sklearn.exceptions import ConvergenceWarning
@@ -15,7 +17,9 @@ from sklearn.metrics import adjusted_rand_score
 from vmflearn.data.household import load_household
 from vmflearn.sphere import VonMisesFisherMixture
 from vmflearn.sphere.bessel import log_hypergeometric
-from vmflearn.sphere.em import exponentials_
+from vmflearn.sphere.em import exponentials_, labels_of
+from vmflearn.sphere.rows import DenseChunk
+from vmflearn.sphere.sparse_rows import SparseChunk
 
 # ---- longhand: numpy and scipy only ----
 
@@ -308,7 +312,7 @@ def test_exponentials_over_a_wide_range(dtype):
     bits[0, :20] = -torch.inf
     nats = bits.double().numpy() * np.log(2)
     work = bits.clone()
-    total, log_likelihood = exponentials_(work, "soft")
+    total, log_likelihood = exponentials_(work)
     rounding = torch.finfo(dtype).eps
     expected = logsumexp(nats, axis=0)
     np.testing.assert_allclose(log_likelihood, expected, rtol=8 * rounding, atol=8 * rounding)
@@ -316,11 +320,38 @@ def test_exponentials_over_a_wide_range(dtype):
     np.testing.assert_allclose(work / total, np.exp(nats - expected), rtol=6000 * rounding, atol=2.0**-80)
     assert (work[0, :20] == 0).all()
     assert not ((work > 0) & (work < torch.finfo(dtype).tiny)).any()
-    total, log_likelihood = exponentials_(bits, "hard")
-    assert (bits.argmax(dim=0) == torch.from_numpy(nats.argmax(axis=0))).all()
-    assert (bits.sum(dim=0) == 1).all()
-    assert (total == 1).all()
-    np.testing.assert_allclose(log_likelihood, nats.max(axis=0), rtol=4 * rounding)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_labels_over_a_wide_range(dtype):
+    """The largest of logits in bits, the first of equal ones, and no product of it but the change to nats."""
+    bits = torch.from_numpy(np.random.default_rng(0).uniform(-3000, 3000, size=(40, 6))).to(dtype)
+    bits[:20, 0] = -torch.inf
+    bits[3] = bits[3].max()
+    labels, log_likelihood = labels_of(bits.clone().T)
+    assert labels.tolist() == bits.argmax(dim=1).tolist()
+    assert labels[3] == 0
+    largest = bits.double().amax(dim=1) * np.log(2)
+    np.testing.assert_allclose(log_likelihood, largest, rtol=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_by_label_are_those_of_float64_rows(dtype, is_sparse, weighted):
+    """Each row as it is stored, times its weight, in float64: no float32 sum of 5,000 rows of one label."""
+    rng = np.random.default_rng(1)
+    X = np.abs(rng.normal(size=(5000, 3))) + [3, 0, 0]
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(dtype)
+    labels = np.where(np.arange(5000) % 10 == 0, 2, 0)
+    weights = rng.random(5000) if weighted else np.ones(5000)
+    chunk = SparseChunk(sparse.csr_array(X)) if is_sparse else DenseChunk(torch.from_numpy(X))
+    sums = torch.ones(4, 3, dtype=torch.float64)
+    chunk.add_to(sums, torch.from_numpy(labels), torch.from_numpy(weights))
+    for k in range(4):
+        rows = X[labels == k].astype(np.float64) * weights[labels == k, None]
+        longhand = [1 + math.fsum(column) for column in rows.T]
+        np.testing.assert_allclose(sums[k], longhand, rtol=1e-13)
 
 
 # ---- row weights have no scale ----

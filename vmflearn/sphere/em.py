@@ -51,6 +51,7 @@ from torch import Tensor
 
 from vmflearn.distributed import sum_over_processes
 from vmflearn.sphere.bessel import concentration_from_length, log_hypergeometric, log_normalizer_at_zero
+from vmflearn.sphere.kernels import keep_freed_memory
 from vmflearn.sphere.rows import DenseChunk, DenseRows
 from vmflearn.sphere.sparse_rows import SparseChunk, SparseRows
 
@@ -112,42 +113,53 @@ def complement_floor(dtype: torch.dtype) -> float:
 
 
 def logits_in_chunks(
-    rows: DenseRows | SparseRows, parameters: Parameters, chunk_size: int
+    rows: DenseRows | SparseRows, parameters: Parameters, chunk_size: int, by_row: bool = False
 ) -> Iterator[tuple[slice, DenseChunk | SparseChunk, Tensor]]:
     """Yield (slice, rows, log2(pi_k f_k(x_i) / C_p(0))), chunk by chunk, logits in **one** reused buffer.
 
-    Logits are (K, chunk): sums over components then run along memory, several times faster than across it.
+    Logits are (K, chunk), and in memory component by component: sums over components then run along memory, several
+    times faster than across it. With ``by_row`` memory holds row by row, along which the largest is found fastest.
     log C_p(kappa) - log C_p(0) = -log H(kappa) leaves out the large common constant, which would cost float32 digits.
     """
     weights, means, kappa = parameters
     weighted_means = (_BITS * kappa[:, None] * means).to(rows.device, rows.dtype)  # (K, dim)
     offsets = _BITS * (weights.log() - log_hypergeometric(kappa, rows.dim))[:, None]  # (K, 1)
     offsets = offsets.to(rows.device, rows.dtype)
+    keep_freed_memory()
     buffer = torch.empty(min(chunk_size, len(rows)) * len(weights), dtype=rows.dtype, device=rows.device)
     for where, chunk in rows.chunks(chunk_size):
         size = where.stop - where.start
-        logits = buffer[: size * len(weights)].view(len(weights), size)
+        own = buffer[: size * len(weights)]
+        logits = own.view(size, len(weights)).T if by_row else own.view(len(weights), size)
         yield where, chunk, chunk.products(weighted_means, offsets, out=logits)
 
 
-def exponentials_(logits: Tensor, assignment: str) -> tuple[Tensor, Tensor]:
+def exponentials_(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Turn logits (K, n) into responsibilities times t_i, in place; return t_i and the log-likelihood, both (n,).
 
-    Soft: 2^(logit - largest), whose sum over components is t_i; the log-likelihood is log sum_k 2^logit, in nats.
-    Hard: one at the largest logit, t_i = 1, and the (classification) log-likelihood is that logit, in nats.
+    They are 2^(logit - largest), whose sum over components is t_i; the log-likelihood is log sum_k 2^logit, in nats.
     """
-    if assignment == "hard":
-        best, label = logits.max(dim=0)
-        logits.zero_().scatter_(0, label[None], 1.0)
-        return torch.ones_like(best), best.div_(_BITS)
     best = logits.amax(dim=0)
     torch.threshold_(logits.sub_(best), _LOWEST_BITS[logits.dtype], -torch.inf).exp2_()
     total = logits.new_ones(len(logits)) @ logits
     return total, best.add_(total.log2()).div_(_BITS)
 
 
+def labels_of(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The component of each row's largest logit, and the (classification) log-likelihood, that logit in nats; (n,).
+
+    Read from logits (K, n) that lie row by row in memory; the first of equal components wins.
+    """
+    by_row = logits.T
+    if by_row.device.type == "cpu":  # numpy's search is several times faster than torch's
+        labels = torch.from_numpy(by_row.numpy().argmax(axis=1))
+    else:
+        labels = by_row.argmax(dim=1)
+    return labels, by_row.gather(1, labels[:, None])[:, 0].div_(_BITS)
+
+
 class Sums:
-    """W_k and R_k while chunks pass by: products in the type of the rows, added up in float64."""
+    """W_k and R_k while chunks pass by: products in the type of the rows, added up in float64, as are rows by label."""
 
     def __init__(self, rows: DenseRows | SparseRows, n_components: int):
         self.masses = torch.zeros(n_components, dtype=torch.float64, device=rows.device)
@@ -157,6 +169,11 @@ class Sums:
         """Add the rows of a chunk with coefficients_ki x row_factors_i; the coefficients (K, n) are overwritten."""
         self.masses += coefficients @ row_factors
         self.resultants += chunk.weighted_sum(coefficients.mul_(row_factors))
+
+    def add_labelled(self, chunk: DenseChunk | SparseChunk, labels: Tensor, row_weights: Tensor) -> None:
+        """Add each row of a chunk, with its weight, to the component of its label: no product of matrices is needed."""
+        self.masses += torch.bincount(labels, row_weights, minlength=len(self.masses))
+        chunk.add_to(self.resultants, labels, row_weights)
 
     def over_processes(self, extra: Tensor) -> tuple[Statistics, float]:
         """The statistics of all processes, and one more number summed with them, in one exchange."""
@@ -189,13 +206,17 @@ def e_step(data: Data, parameters: Parameters, model: Model, chunk_size: int) ->
         The objective: sum_i s_i log f(x_i) (soft) or sum_i s_i max_k log(pi_k f_k(x_i)) (hard), with respect to
         surface measure, less shrinkage x sum_k [log C_p(0) - log C_p(kappa_k)].
     """
-    sums = Sums(data.rows, len(parameters.weights))
+    sums, hard = Sums(data.rows, len(parameters.weights)), model.assignment == "hard"
     log_likelihood = torch.zeros((), dtype=torch.float64, device=data.rows.device)
-    for where, chunk, logits in logits_in_chunks(data.rows, parameters, chunk_size):
+    for where, chunk, logits in logits_in_chunks(data.rows, parameters, chunk_size, by_row=hard):
         row_weights = data.weights[where]
-        total, row_log_likelihood = exponentials_(logits, model.assignment)
+        if hard:
+            labels, row_log_likelihood = labels_of(logits)
+            sums.add_labelled(chunk, labels, row_weights)
+        else:
+            total, row_log_likelihood = exponentials_(logits)
+            sums.add(chunk, logits, row_weights.to(total.dtype) / total)
         log_likelihood += row_log_likelihood.double() @ row_weights
-        sums.add(chunk, logits, row_weights.to(total.dtype) / total)
     statistics, above_uniform = sums.over_processes(log_likelihood)
     dim = data.rows.dim
     penalty = model.shrinkage * float(log_hypergeometric(parameters.concentrations, dim).sum())

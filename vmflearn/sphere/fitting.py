@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vmflearn.distributed import gather_rows
-from vmflearn.sphere.em import Data, Model, Parameters, Statistics, e_step, exponentials_, logits_in_chunks, m_step
+from vmflearn.sphere.em import Data, Model, Parameters, Statistics, e_step, exponentials_, labels_of, logits_in_chunks, m_step
 
 # A component with less than this many rows' weight has lost its rows.
 LOST_ROWS = 1e-8
@@ -103,8 +103,9 @@ def reseed(
 def worst_explained(data: Data, parameters: Parameters, model: Model, chunk_size: int) -> Tensor:
     """The row (dim,) of lowest log-likelihood among those of positive weight, of all processes; float64."""
     lowest, place = torch.inf, 0
-    for where, _, logits in logits_in_chunks(data.rows, parameters, chunk_size):
-        _, log_likelihood = exponentials_(logits, model.assignment)
+    hard = model.assignment == "hard"
+    for where, _, logits in logits_in_chunks(data.rows, parameters, chunk_size, by_row=hard):
+        _, log_likelihood = labels_of(logits) if hard else exponentials_(logits)
         log_likelihood = torch.where(data.weights[where] > 0, log_likelihood, torch.inf)
         value, index = log_likelihood.min(dim=0)
         if float(value) < lowest:

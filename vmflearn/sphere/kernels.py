@@ -206,7 +206,7 @@ def in_chunks(function: Callable[..., Values], *arguments: Tensor) -> Values:
         return function(*arguments)
     size = CHUNK * torch.get_num_threads()
     if first.numel() > FEW:
-        _keep_freed_memory()
+        keep_freed_memory()
     if first.numel() <= size:
         return function(*arguments)
     pieces = zip(*(argument.reshape(-1).split(size) for argument in arguments), strict=True)
@@ -215,7 +215,7 @@ def in_chunks(function: Callable[..., Values], *arguments: Tensor) -> Values:
 
 
 @cache
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Make the C library keep freed temporaries instead of giving them back to the system and fetching them again.
 
     Its thresholds for that follow the largest block freed so far (``man mallopt``): free one, without touching it.

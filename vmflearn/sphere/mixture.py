@@ -318,7 +318,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         rows, is_zero = rows_of(self, X, reset=False)
         result = torch.empty(len(rows), len(self.weights_), dtype=rows.dtype)
         for where, _, logits in logits_in_chunks(rows, self._parameters(), int(self.chunk_size)):
-            total, _ = exponentials_(logits, "soft")
+            total, _ = exponentials_(logits)
             result[where] = logits.div_(total).T.cpu()
         proba = result.numpy()
         proba[is_zero] = self.weights_
@@ -393,7 +393,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         rows, is_zero = rows_of(self, X, reset=False)
         result = np.empty(len(rows))
         for where, _, logits in logits_in_chunks(rows, self._parameters(), int(self.chunk_size)):
-            result[where] = exponentials_(logits, "soft")[1].cpu().numpy()
+            result[where] = exponentials_(logits)[1].cpu().numpy()
         result += log_normalizer_at_zero(rows.dim)
         result[is_zero] = 0.0
         return result, int((~is_zero).sum())

@@ -1,10 +1,12 @@
 """From rows of numbers to directions: rows of unit length, handed out chunk by chunk and never copied as a whole.
 
 Two classes with the same methods: `DenseRows` here (arrays, memory maps, tensors on any device) and `SparseRows` in
-`vmflearn.sphere.sparse_rows`. A chunk of either offers the two products that expectation-maximisation is made of,
+`vmflearn.sphere.sparse_rows`. A chunk of either offers the two products that expectation-maximisation is made of, and
+what takes the place of the second where each row has one label,
 
-    products:      <d_j, x_i>          for directions d_j
-    weighted_sum:  sum_i r_ji x_i      for coefficients r_ji
+    products:      <d_j, x_i>                          for directions d_j
+    weighted_sum:  sum_i r_ji x_i                      for coefficients r_ji
+    add_to:        R_j + sum over label j of w_i x_i   for labels and weights w_i
 """
 
 from __future__ import annotations
@@ -39,6 +41,11 @@ class DenseChunk:
     def weighted_sum(self, coefficients: Tensor) -> Tensor:
         """sum_i r_ji x_i, (m, dim), for coefficients r (m, size)."""
         return coefficients @ self.x
+
+    def add_to(self, sums: Tensor, labels: Tensor, weights: Tensor) -> None:
+        """Add each row, times its weight (size,), to the row of ``sums`` (m, dim), float64, that its label names."""
+        is_one = bool((weights == 1).all())  # as a rule, and then a pass over the rows is spared
+        sums.index_add_(0, labels, self.x.double() if is_one else self.x * weights[:, None])
 
 
 class DenseRows:

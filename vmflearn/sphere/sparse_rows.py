@@ -34,6 +34,12 @@ class SparseChunk:
         """sum_i r_ji x_i, (m, dim), for coefficients r (m, size)."""
         return torch.from_numpy(self.x.T @ coefficients.T.numpy()).T
 
+    def add_to(self, sums: Tensor, labels: Tensor, weights: Tensor) -> None:
+        """Add each row, times its weight (size,), to the row of ``sums`` (m, dim), float64, that its label names."""
+        size = len(labels)
+        members = csr_array((weights.numpy(), (labels.numpy(), np.arange(size))), shape=(len(sums), size))
+        sums += torch.from_numpy((members @ self.x).toarray())
+
 
 class SparseRows:
     """Rows of a compressed matrix (n, dim), float32 or float64, of unit length; on the CPU."""
