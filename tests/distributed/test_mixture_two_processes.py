@@ -18,11 +18,12 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 # name: settings, beside random_state=3 and tol=1e-4
 CASES = {
     "array, free, soft": {"init": "rows"},
-    "k-means++, tied, soft": {"concentration": "tied", "n_init": 2},
-    "k-means++, free, hard, shrunk": {"assignment": "hard", "shrinkage": 0.5},
+    "merged, then k-means++, tied, soft": {"concentration": "tied", "n_init": 2},
+    "merged, free, hard, shrunk": {"assignment": "hard", "shrinkage": 0.5},
+    "many strides": {"tol": 1e-9, "max_iter": 300},
     "random, free, soft": {"init": "random", "n_init": 2},
     "array, reseeded": {"init": "rows", "assignment": "hard", "empty": "reseed"},
-    "a sample for k-means++": {"n_init": 2},
+    "a sample for the seeds": {"n_init": 2},
     "sparse": {"concentration": "tied"},
     "float32": {"init": "rows"},
     "online": {},
@@ -110,7 +111,7 @@ def fitted(name, own):
             mixture.partial_fit(X[rows], sample_weight=weight[rows])
         return mixture
     rows = X[own].astype(np.float32) if name == "float32" else X[own]
-    initialization.SEED_ROWS = 80 if name == "a sample for k-means++" else 2**16
+    initialization.SEED_ROWS = 80 if name == "a sample for the seeds" else 2**16
     return mixture.fit(sparse.csr_array(np.maximum(rows, 0)) if name == "sparse" else rows, sample_weight=weight[own])
 
 

@@ -1,4 +1,4 @@
-"""Starts: k-means++ seeds, given directions, random responsibilities."""
+"""Starts: merged groups, k-means++ seeds, given directions, random responsibilities."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,12 @@ import torch
 from vmflearn.sphere import VonMisesFisherMixture, initialization
 from vmflearn.sphere.arguments import as_tensor
 from vmflearn.sphere.em import Data, Model
-from vmflearn.sphere.initialization import first_parameters, parameters_from_directions, plus_plus_seeds
+from vmflearn.sphere.initialization import (
+    first_parameters,
+    merged_directions,
+    parameters_from_directions,
+    plus_plus_seeds,
+)
 from vmflearn.sphere.rows import dense_rows
 
 
@@ -99,3 +104,31 @@ def test_directions_may_be_a_tensor():
     one = VonMisesFisherMixture(2, init=X[:2], tol=1e-2).fit(X)
     two = VonMisesFisherMixture(2, init=torch.from_numpy(X[:2]), tol=1e-2).fit(X)
     np.testing.assert_array_equal(one.means_, two.means_)
+
+
+def test_merged_groups_find_components_that_single_rows_miss():
+    """Twelve directions in 128 dimensions, two rows of one having a cosine of 0.25: each start is near all twelve."""
+    rng = np.random.default_rng(0)
+    means = np.linalg.qr(rng.normal(size=(128, 12)))[0].T
+    X = means[np.arange(1200) % 12] + rng.normal(size=(1200, 128)) * (3 / 128) ** 0.5
+    for seed in range(3):
+        found = merged_directions(data_from(X), 12, np.random.RandomState(seed)).numpy()
+        assert ((means @ found.T).max(axis=1) > 0.9).all()
+    single = plus_plus_seeds(data_from(X), 12, np.random.RandomState(0)).numpy()
+    assert (means @ single.T).max(axis=1).min() < 0.4
+
+
+def test_merged_groups_count_a_weight_of_two_as_two_rows_in_any_order():
+    rng = np.random.default_rng(2)
+    X, weights = rng.normal(size=(40, 3)), np.r_[np.full(20, 2.0), np.ones(20)]
+    twice = np.vstack([X[:20], X])[rng.permutation(60)]
+    one = merged_directions(data_from(X, weights), 4, np.random.RandomState(5))
+    two = merged_directions(data_from(twice), 4, np.random.RandomState(5))
+    np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-14)
+
+
+def test_merged_groups_of_few_distinct_rows_are_those_rows():
+    X = np.repeat(np.eye(3), [5, 1, 2], axis=0)
+    found = merged_directions(data_from(X), 3, np.random.RandomState(0)).numpy()
+    assert sorted(map(tuple, found)) == sorted(map(tuple, np.eye(3)))
+    assert merged_directions(data_from(X), 5, np.random.RandomState(0)).shape == (5, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +13,9 @@ from torch import Tensor
 
 Real = Tensor | np.ndarray | float | Sequence[float]
 LARGEST_ORDER = 1e12
+
+# True inside vmap, grad and the like of torch.func. Not a public name: should it go, all calls take the general way.
+in_transform: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
 def check_dim(dim: int) -> int:
@@ -55,9 +58,28 @@ def as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
+def is_visible(value: Tensor) -> bool:
+    """Whether the values can be looked at: not while ``torch.compile`` traces, nor under ``vmap``.
+
+    ``torch.jit.trace`` records one run, without what depends on values or on a derivative of ours: it is refused.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if torch.jit.is_tracing():
+        raise NotImplementedError("torch.jit.trace would record one run's constants; use torch.compile or torch.export")
+    if not in_transform():
+        return True
+    try:
+        return bool(torch.zeros_like(value.detach()).sum() == 0)
+    except RuntimeError:  # vmap has no one answer for its batch
+        return False
+
+
 def as_concentration(kappa: Real, name: str = "kappa") -> Tensor:
-    """Return `kappa` as a floating-point tensor, no element negative or NaN; infinity is allowed."""
+    """Return `kappa` as a floating-point tensor, no element negative or NaN (where visible); infinity is allowed."""
     kappa = as_real_tensor(kappa, name)
+    if not is_visible(kappa):
+        return kappa
     if kappa.numel() and not bool(kappa.detach().min() >= 0):  # the minimum of anything and NaN is NaN
         raise ValueError(
             f"{name} must not be negative or NaN, got {first_offender(kappa, kappa >= 0)}; "

@@ -10,8 +10,8 @@ r"""The normaliser of the von Mises-Fisher distribution and the mean resultant l
 
 Everywhere ``kappa`` may be a tensor of any shape, which keeps its dtype and device, or a number, list or array, which
 becomes a float64 tensor; infinity is the limit, a point mass. ``ValueError`` is raised for a negative or NaN kappa, for
-integer, boolean and complex tensors, and for a dim that is not an integer of at least 2. These functions look at the
-values; inside ``torch.compile`` and ``vmap`` use the kernels.
+integer, boolean and complex tensors, and for a dim that is not an integer of at least 2. Inside ``torch.compile`` and
+``vmap`` values cannot be looked at: there a bad kappa is not refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ import torch
 from torch import Tensor
 
 from vmflearn.sphere import reference
-from vmflearn.sphere.arguments import Real, as_concentration, as_order, as_real_tensor, check_dim, first_offender
+from vmflearn.sphere.arguments import (
+    Real,
+    as_concentration,
+    as_order,
+    as_real_tensor,
+    check_dim,
+    first_offender,
+    is_visible,
+)
 from vmflearn.sphere.expansion import gamma_root
 from vmflearn.sphere.expansion import log_normalizer_at_zero as _log_normalizer_at_zero
 from vmflearn.sphere.flat_limit import anywhere, flat_from
@@ -95,7 +103,7 @@ def _evaluate(kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
     """Call the kernel, and where kappa is beyond what the kernel can square, its limit."""
     if kappa.element_size() < 4:
         return _evaluate(kappa.float(), dim, name).to(kappa.dtype)
-    if kappa.numel() == 0 or bool(kappa.detach().max() <= flat_from(kappa.dtype)):
+    if is_visible(kappa) and (kappa.numel() == 0 or bool(kappa.detach().max() <= flat_from(kappa.dtype))):
         return quantity(kappa, dim, name)
     return anywhere(kappa, dim, name)
 

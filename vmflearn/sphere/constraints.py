@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, transform_to, transforms
 
-from vmflearn.sphere.arguments import first_offender
+from vmflearn.sphere.arguments import first_offender, is_visible
+from vmflearn.sphere.directions import directions
 
 
 class _UnitVector(constraints.Constraint):
@@ -22,6 +23,28 @@ class _UnitVector(constraints.Constraint):
 unit_vector = _UnitVector()
 
 
+class UnitVectorTransform(transforms.Transform):
+    """x / |x|, from vectors of any length but zero; the inverse leaves unit vectors as they are."""
+
+    domain = constraints.independent(constraints.real, 1)
+    codomain = unit_vector
+    bijective = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnitVectorTransform)
+
+    __hash__ = transforms.Transform.__hash__
+
+    def _call(self, x: Tensor) -> Tensor:
+        return directions(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y
+
+
+transform_to.register(unit_vector, lambda constraint: UnitVectorTransform())
+
+
 def lengths(value: Tensor) -> Tensor:
     """Euclidean lengths of the vectors along the last axis, in float64 (float32 on MPS)."""
     return torch.linalg.vector_norm(value, dim=-1, dtype=torch.float32 if value.device.type == "mps" else torch.float64)
@@ -34,6 +57,8 @@ def length_tolerance(dtype: torch.dtype) -> float:
 
 def check_unit_vectors(value: Tensor, name: str, row: bool = False) -> None:
     """Raise `ValueError` that names the length (and with ``row`` the index) of the first vector not of length one."""
+    if not is_visible(value):
+        return
     valid = unit_vector.check(value)
     if bool(valid.all()):
         return

@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.distributions import Distribution, constraints
 
-from vmflearn.sphere.arguments import Real, as_real_tensor, first_offender
+from vmflearn.sphere.arguments import Real, as_real_tensor, first_offender, in_transform, is_visible
 from vmflearn.sphere.constraints import check_unit_vectors, check_value, length_tolerance, unit_vector
 from vmflearn.sphere.estimation import maximum_likelihood
 from vmflearn.sphere.expansion import log_normalizer_at_zero
 from vmflearn.sphere.flat_limit import anywhere, spread
+from vmflearn.sphere.kernels import has_tangent
+from vmflearn.sphere.opaque_sampling import draw_opaque
 from vmflearn.sphere.reparameterization import pathwise
 from vmflearn.sphere.sampling import draw
 
@@ -78,13 +81,14 @@ class VonMisesFisher(Distribution):
                 f"loc is on {loc.device} and concentration on {concentration.device}; move one with .to(device)"
             )
         checked = True if validate_args is None else validate_args
-        if checked:
+        if checked and is_visible(concentration):
             valid = concentration >= 0
             if not bool(valid.all()):
                 raise ValueError(
                     f"concentration must not be negative or NaN, got {first_offender(concentration, valid)}; "
                     "0 is the uniform distribution, larger is narrower, inf is the point mass"
                 )
+        if checked:
             check_unit_vectors(loc, "loc")
         try:
             batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
@@ -234,6 +238,8 @@ class VonMisesFisher(Distribution):
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         r"""Draw unit vectors of shape (\*sample_shape, \*batch_shape, dim) with torch's global generator."""
+        if torch.compiler.is_compiling() or in_transform():
+            return draw_opaque(self.loc.contiguous(), self.concentration.contiguous(), torch.Size(sample_shape))[0]
         sample, _ = draw(self.loc, self.concentration, torch.Size(sample_shape))
         return sample
 
@@ -243,11 +249,18 @@ class VonMisesFisher(Distribution):
         The gradients are unbiased: :math:`\nabla\,\mathrm E\,g(x)` is the mean of those of :math:`g(x)`. That in
         ``loc`` is tangent to the sphere, as if ``loc`` were normalised first. Shape as in `sample`.
         """
-        if not (torch.is_grad_enabled() and (self.loc.requires_grad or self.concentration.requires_grad)):
+        sample_shape = torch.Size(sample_shape)
+        if torch.compiler.is_compiling() or in_transform():
+            loc, kappa = self.loc.contiguous(), self.concentration.contiguous()
+            drawn = draw_opaque(loc.detach(), kappa.detach(), sample_shape)
+            return pathwise(loc.expand(drawn[0].shape), kappa.expand(drawn[2].shape), *drawn)
+        tracked = torch.is_grad_enabled() and (self.loc.requires_grad or self.concentration.requires_grad)
+        if not (tracked or has_tangent(self.loc) or has_tangent(self.concentration)):
             return self.sample(sample_shape)
         with torch.no_grad():
-            tangent = self.loc.new_empty(self._extended_shape(torch.Size(sample_shape)))
-            sample, gap = draw(self.loc, self.concentration, torch.Size(sample_shape), tangent)
+            loc, kappa = (forward_ad.unpack_dual(x).primal for x in (self.loc, self.concentration))
+            tangent = loc.new_empty(self._extended_shape(sample_shape))
+            sample, gap = draw(loc, kappa, sample_shape, tangent)
         kappa = self.concentration.expand(gap.shape)
         return pathwise(self.loc.expand(sample.shape), kappa, sample, tangent, gap)
 

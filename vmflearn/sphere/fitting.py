@@ -19,7 +19,18 @@ import torch
 from torch import Tensor
 
 from vmflearn.distributed import gather_rows
-from vmflearn.sphere.em import Data, Model, Parameters, Statistics, e_step, exponentials_, labels_of, logits_in_chunks, m_step
+from vmflearn.sphere.acceleration import Strides
+from vmflearn.sphere.em import (
+    Data,
+    Model,
+    Parameters,
+    Statistics,
+    e_step,
+    exponentials_,
+    labels_of,
+    logits_in_chunks,
+    m_step,
+)
 
 # A component with less than this many rows' weight has lost its rows.
 LOST_ROWS = 1e-8
@@ -30,7 +41,7 @@ class Fit(NamedTuple):
 
     parameters: Parameters
     statistics: Statistics  # those that gave the parameters
-    objectives: list[float]  # before each M-step, and last that of the parameters
+    objectives: list[float]  # before each step, and last that of the parameters
     converged: bool
 
 
@@ -42,40 +53,61 @@ def run_em(
     max_iter: int,
     tol: float,
     reseeding: bool,
+    accelerated: bool,
     chunk_size: int,
     report: Callable[[float, float], None],
 ) -> Fit:
-    """Repeat E- and M-steps until a step raises the objective by no more than ``tol`` per unit of weight.
+    """Repeat E- and M-steps until one raises the objective by no more than ``tol`` per unit of weight.
+
+    With ``accelerated``, after each step of EM a stride is tried (`vmflearn.sphere.acceleration`), which counts as a
+    step. A stride that fails leaves the objective where it was; the last step is never a stride.
 
     Parameters
     ----------
     data, parameters, model
         Rows, start and what is maximised.
     max_iter : int
-        Largest number of M-steps.
+        Largest number of steps.
     tol : float
         Nats a row.
     reseeding : bool
         Whether components that lost their rows move, see above.
+    accelerated : bool
+        Whether to try strides; hard assignment, whose steps do not grow short, has none.
     chunk_size : int
         Rows per chunk.
     report : callable
         Called after each step with the objective and its change, both per unit of weight.
     """
+    strides = Strides(model, data.rows.dim) if accelerated and model.assignment == "soft" else None
     following, objective = e_step(data, parameters, model, chunk_size)
     objectives, converged, moves_left = [objective], False, len(parameters.weights) if reseeding else 0
     statistics = following
+
+    def note(objective: float) -> float:
+        change = (objective - objectives[-1]) / data.total_weight
+        objectives.append(objective)
+        report(objective / data.total_weight, change)
+        return change
+
     while not converged and len(objectives) <= max_iter:
-        statistics, moved = following, False
+        before, statistics, moved = parameters, following, False
         if moves_left:
             statistics, moved = reseed(data, statistics, parameters, model, chunk_size)
             moves_left -= moved
         parameters = m_step(statistics, parameters.means, model)
         following, objective = e_step(data, parameters, model, chunk_size)
-        change = (objective - objectives[-1]) / data.total_weight
-        converged = change <= tol and not moved
-        objectives.append(objective)
-        report(objective / data.total_weight, change)
+        converged = note(objective) <= tol and not moved
+        if strides is None or converged or moved or len(objectives) >= max_iter:
+            continue
+        beyond = strides.propose(before, parameters, m_step(following, parameters.means, model))
+        if beyond is not None:
+            there, objective = e_step(data, beyond, model, chunk_size)
+            kept = objective >= objectives[-1]
+            strides.learn(kept)
+            if kept:
+                parameters, following = beyond, there
+            note(objective if kept else objectives[-1])
     return Fit(parameters, statistics, objectives, converged)
 
 

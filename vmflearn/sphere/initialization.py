@@ -1,4 +1,11 @@
-"""Where expectation-maximisation starts: spherical k-means++ seeds, given directions, or random responsibilities.
+"""Where expectation-maximisation starts: merged groups, spherical k-means++ seeds, given directions, or random
+responsibilities.
+
+**Merged groups.** One row is a poor direction for its component: in 384 dimensions two rows of one component may have a
+cosine of 0.2, hardly more than rows of two. Of K rows drawn, some share a component while others have none, and EM
+moves no component across. So several times K seeds are drawn, rows are grouped around them by steps of spherical
+k-means, and the groups are joined, two at a time, until K are left (`vmflearn.sphere.merging`): resultants of groups
+are directions of many rows, whose closeness can be trusted.
 
 Seeds are drawn along an order of the rows that depends on their values alone, never on their place in the table: with
 the same random state, shuffled rows start from the same seeds, and a row of weight two counts as the row written twice.
@@ -16,12 +23,17 @@ from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
 from vmflearn.distributed import broadcast_from_first, gather_rows, is_distributed, rank, sum_over_processes
-from vmflearn.sphere.em import Data, Model, Parameters, Statistics, Sums, concentration_of, m_step
+from vmflearn.sphere.em import Data, Model, Parameters, Statistics, Sums, concentration_of, labels_of, m_step
+from vmflearn.sphere.merging import merge
 from vmflearn.sphere.rows import DenseRows
 from vmflearn.sphere.sparse_rows import SparseRows
 
 # Most rows that k-means++ looks at: it measures about K (2 + log K) products with each of them.
 SEED_ROWS = 2**16
+# Groups for each component, and steps of spherical k-means that form them.
+GROUPS = 3
+GROUPING_STEPS = 3
+GROUPING_ROWS = 4096
 # Distances 1 - cos below this many roundings are taken as zero: the row is a copy of a seed.
 _COPY_ROUNDINGS = 16
 
@@ -34,13 +46,52 @@ def first_parameters(
     chunk_size: int,
     random: np.random.RandomState,
 ) -> Parameters:
-    """Parameters of one start: ``init`` is "k-means++", "random", or directions (n_components, dim)."""
+    """Parameters of one start: ``init`` is "merge", "k-means++", "random", or directions (n_components, dim)."""
     if isinstance(init, Tensor):
         return parameters_from_directions(data, init, model.floor, chunk_size)
-    if init == "k-means++":
-        return parameters_from_directions(data, plus_plus_seeds(data, n_components, random), model.floor, chunk_size)
+    if init in ("merge", "k-means++"):
+        draw = merged_directions if init == "merge" else plus_plus_seeds
+        return parameters_from_directions(data, draw(data, n_components, random), model.floor, chunk_size)
     basis = torch.eye(data.rows.dim, dtype=torch.float64)[:1].expand(n_components, -1)
     return m_step(random_statistics(data, n_components, chunk_size, random), basis, model)
+
+
+def merged_directions(data: Data, n_components: int, random: np.random.RandomState) -> Tensor:
+    """Draw ``GROUPS`` x n_components seeds by k-means++, group the rows around them, and merge the groups.
+
+    Rows are those of `plus_plus_seeds`. When they have no more distinct values than components, they are the seeds.
+
+    Returns
+    -------
+    Tensor (n_components, dim)
+        Float64 unit rows, the same on all processes.
+    """
+    n_groups = GROUPS * n_components
+    rows, weights = _rows_for_seeding(data, max(SEED_ROWS, 4 * n_groups), random)
+    directions = torch.zeros(n_components, data.rows.dim, dtype=torch.float64)
+    if rank() == 0:
+        seeds = _draw_seeds(rows, weights.cpu().numpy(), n_groups, random, n_draws=1, least=n_components)
+        directions = merge(_grouped(rows, weights, seeds), n_components) if len(seeds) > n_components else seeds
+    return broadcast_from_first(directions)
+
+
+def _grouped(rows: DenseRows | SparseRows, weights: Tensor, directions: Tensor) -> Tensor:
+    """Resultants of the groups of rows, a few steps of spherical k-means after ``directions``; (groups, dim) float64.
+
+    A group that loses its rows keeps its direction, with next to no weight.
+    """
+    lightest = float(weights.min()) * torch.finfo(torch.float64).eps
+    resultants = directions
+    for _ in range(GROUPING_STEPS):
+        directions = torch.nn.functional.normalize(resultants, dim=1)
+        near = directions.to(rows.device, rows.dtype)
+        sums = torch.zeros_like(directions, device=rows.device)
+        for where, chunk in rows.chunks(GROUPING_ROWS):
+            labels, _ = labels_of(chunk.products(near))
+            chunk.add_to(sums, labels, weights[where])
+        sums = sums.cpu()
+        resultants = torch.where((sums != 0).any(dim=1, keepdim=True), sums, lightest * directions)
+    return resultants
 
 
 def plus_plus_seeds(data: Data, n_components: int, random: np.random.RandomState) -> Tensor:
@@ -61,7 +112,8 @@ def plus_plus_seeds(data: Data, n_components: int, random: np.random.RandomState
     rows, weights = _rows_for_seeding(data, max(SEED_ROWS, 4 * n_components), random)
     seeds = torch.zeros(n_components, data.rows.dim, dtype=torch.float64)
     if rank() == 0:
-        seeds = _draw_seeds(rows, weights.cpu().numpy(), n_components, random)
+        n_draws = 2 + int(math.log(n_components))
+        seeds = _draw_seeds(rows, weights.cpu().numpy(), n_components, random, n_draws, least=n_components)
     return broadcast_from_first(seeds)
 
 
@@ -78,17 +130,23 @@ def _rows_for_seeding(data: Data, limit: int, random: np.random.RandomState) -> 
 
 
 def _draw_seeds(
-    rows: DenseRows | SparseRows, weights: np.ndarray, n_components: int, random: np.random.RandomState
+    rows: DenseRows | SparseRows,
+    weights: np.ndarray,
+    n_seeds: int,
+    random: np.random.RandomState,
+    n_draws: int,
+    least: int,
 ) -> Tensor:
+    """The best of ``n_draws`` for each seed; with fewer distinct rows than ``n_seeds``, at least ``least`` of them."""
     order = torch.argsort(rows.products(torch.from_numpy(random.standard_normal(rows.dim))[None])[0].cpu(), stable=True)
     rows, weights = rows.take(order), weights[order.numpy()]
-    n_draws = 2 + int(math.log(n_components))
-
     chosen = _draw(weights, 1, random)
     distance = _half_squared_distance(rows, chosen)[0]
     seeds = [int(chosen[0])]
-    while len(seeds) < n_components:
+    while len(seeds) < n_seeds:
         odds = weights * distance
+        if odds.sum() == 0 and len(seeds) >= least:
+            break
         candidates = _draw(odds if odds.sum() > 0 else weights, n_draws, random)
         closer = np.minimum(distance, _half_squared_distance(rows, candidates))
         best = int(np.argmin(closer @ weights))

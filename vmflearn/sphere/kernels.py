@@ -27,7 +27,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from vmflearn.sphere.arguments import in_transform, is_visible
 from vmflearn.sphere.expansion import Plan, PowerSeries, make_plan
 
 # The quantities are log H ("log_h"), kappa - log H ("excess"), A ("length"), 1 - A ("complement") and A' ("slope").
@@ -52,9 +54,6 @@ CHUNK = 65_536
 # Up to this many elements the time goes into calls, not into arithmetic.
 FEW = 512
 
-# True inside vmap, grad and the like of torch.func. Not a public name: should it go, all calls take the general way.
-_in_transform = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
-
 Quantities = tuple[str, ...]
 Values = tuple[Tensor, ...]
 
@@ -71,7 +70,7 @@ def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
         return total
     if len(coefficients) == 1:
         return torch.full_like(x, coefficients[0])
-    if type(x) is not Tensor or _in_transform() or (torch.is_grad_enabled() and x.requires_grad):
+    if type(x) is not Tensor or in_transform() or has_tangent(x) or (torch.is_grad_enabled() and x.requires_grad):
         scalars = torch.tensor(coefficients, dtype=x.dtype, device=x.device).unbind()
         total = scalars[-1]
         for scalar in scalars[-2::-1]:
@@ -243,9 +242,27 @@ class _Quantity(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (kappa,) = ctx.saved_tensors
-        derivative, sign = DERIVATIVE[ctx.name]
-        product = grad * quantity(kappa, ctx.dim, derivative)
-        return product if sign > 0 else -product, None, None
+        return _times_derivative(grad, kappa, ctx.dim, ctx.name), None, None
+
+
+class _ForwardQuantity(_Quantity):
+    """The same with its derivative carried forward, which ``torch.compile`` does not trace."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int | Fraction, str], output: Tensor) -> None:
+        _Quantity.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, dim: None, name: None) -> Tensor:
+        (kappa,) = ctx.saved_tensors
+        return _times_derivative(tangent, kappa, ctx.dim, ctx.name)
+
+
+def _times_derivative(factor: Tensor, kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
+    derivative, sign = DERIVATIVE[name]
+    product = factor * quantity(kappa, dim, derivative)
+    return product if sign > 0 else -product
 
 
 class _QuantityWithSlope(torch.autograd.Function):
@@ -268,13 +285,21 @@ class _QuantityWithSlope(torch.autograd.Function):
         return product if sign > 0 else -product, None, None
 
 
+def has_tangent(x: Tensor) -> bool:
+    """Whether a derivative is carried forward along with the values (``torch.autograd.forward_ad``)."""
+    return forward_ad.unpack_dual(x).tangent is not None
+
+
 def quantity(kappa: Tensor, dim: int | Fraction, name: str) -> Tensor:
     """One of the quantities of `DERIVATIVE`, or the slope, which autograd differentiates through its formula."""
     working = kappa.float() if kappa.dtype in (torch.float16, torch.bfloat16) else kappa
+    is_visible(working)  # refuses torch.jit.trace
     if name == "slope":
         value = evaluate(working, dim, name)[0]
-    elif torch.compiler.is_compiling() or _in_transform():
+    elif torch.compiler.is_compiling():
         value = _Quantity.apply(working, dim, name)
+    elif in_transform() or has_tangent(working):
+        value = _ForwardQuantity.apply(working, dim, name)
     elif torch.is_grad_enabled() and working.requires_grad:
         value = _QuantityWithSlope.apply(working, dim, name)
     else:

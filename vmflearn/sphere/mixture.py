@@ -54,16 +54,18 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
     assignment : {"soft", "hard"}, default="soft"
         Responsibilities of Eq. 2, or all of a row to its most probable component (classification EM; with tied
         concentration and equal weights this would be spherical k-means).
-    init : {"k-means++", "random"} or array of shape (n_components, n_features), default="k-means++"
-        Directions drawn by spherical k-means++ (of more than 65,536 rows, from an equal-probability sample of that
-        size, or of 4 K rows if that is more), random responsibilities, or given directions (scaled to unit length).
+    init : {"merge", "k-means++", "random"} or array of shape (n_components, n_features), default="merge"
+        Directions of 3 K groups of rows, merged two at a time until K are left; rows drawn by spherical k-means++;
+        random responsibilities; or given directions (scaled to unit length). The first two look at no more than 65,536
+        rows, an equal-probability sample (12 or 4 K rows, if that is more). `vmflearn.sphere.initialization` says why.
     n_init : int, default=1
-        Number of starts; the fit of highest objective is kept. With given directions all starts would be the same,
+        Number of starts; the fit of highest objective is kept. After a first start from merged groups the others are
+        drawn by k-means++: merged groups differ little from one draw to the next. With given directions all starts would be the same,
         so that one is made.
     max_iter : int, default=300
-        Largest number of EM steps in each start.
+        Largest number of steps in each start; a stride counts as one, whether it is kept or not.
     tol : float, default=1e-6
-        A start has converged when a step raises the objective by no more than ``tol`` nats a row: the difference of
+        A start has converged when a step of EM (not a stride) raises the objective by no more than ``tol`` nats a row: the difference of
         the totals in `log_likelihoods_`, divided by the total weight of the rows. It is an absolute difference.
     shrinkage : float, default=0.0
         Pseudo-observations m of zero resultant for each component: kappa_k = A_p^-1(|R_k| / (W_k + m)), the maximum a
@@ -73,6 +75,10 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
     empty : {"keep", "reseed"}, default="keep"
         A component that loses all its rows keeps its direction with weight zero, or moves to the row that the mixture
         explains worst (`vmflearn.sphere.fitting` has the rule).
+    accelerated : bool, default=True
+        Whether soft assignment tries, after each step of EM, a stride that extrapolates the last two
+        (`vmflearn.sphere.acceleration`): to the same precision it needs a fraction of the steps where components
+        overlap. False: the steps of EM alone.
     normalize : bool, default=True
         Scale rows to unit length, here and in all other verbs. False: refuse rows whose length differs from one by
         more than rounding, 8 sqrt(n_features) eps of their type (rows of zeros too).
@@ -96,11 +102,11 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
     concentrations_ : ndarray (K,)
         Concentrations kappa_k (with "tied", K times the same).
     n_iter_ : int
-        EM steps of the kept start (`fit` only).
+        Steps of the kept start, strides included (`fit` only).
     converged_ : bool
         Whether the kept start converged within ``max_iter`` (`fit` only).
     log_likelihoods_ : list of float
-        Total objective before each M-step of the kept start, and last that of the fitted parameters (n_iter_ + 1
+        Total objective before each step of the kept start, and last that of the fitted parameters (n_iter_ + 1
         values; `fit` only): the weighted sum of log f(x_i), or of max_k log(pi_k f_k(x_i)) with hard assignment, less
         ``shrinkage`` x sum_k [log C_p(0) - log C_p(kappa_k)]. It never decreases, but for rounding and for steps in
         which a component is reseeded.
@@ -155,12 +161,13 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         *,
         concentration: str = "free",
         assignment: str = "soft",
-        init: str | ArrayLike = "k-means++",
+        init: str | ArrayLike = "merge",
         n_init: int = 1,
         max_iter: int = 300,
         tol: float = 1e-6,
         shrinkage: float = 0.0,
         empty: str = "keep",
+        accelerated: bool = True,
         normalize: bool = True,
         learning_decay: float = 0.7,
         learning_offset: float = 10.0,
@@ -178,6 +185,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         self.tol = tol
         self.shrinkage = shrinkage
         self.empty = empty
+        self.accelerated = accelerated
         self.normalize = normalize
         self.learning_decay = learning_decay
         self.learning_offset = learning_offset
@@ -225,6 +233,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
             "max_iter": int(self.max_iter),
             "tol": float(self.tol),
             "reseeding": self.empty == "reseed",
+            "accelerated": bool(self.accelerated),
         }
         best: Fit | None = None
         with tqdm(total=rule["max_iter"], disable=not self.verbose or rank() != 0) as bar:
@@ -236,7 +245,9 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
             for start in range(n_starts):
                 bar.reset()
                 bar.set_description(f"EM, start {start + 1} of {n_starts}")
-                parameters = first_parameters(data, init, int(self.n_components), model, chunk_size, random)
+                # Merged groups differ little from one draw to the next: another start is to come from elsewhere.
+                own = "k-means++" if start and isinstance(init, str) and init == "merge" else init
+                parameters = first_parameters(data, own, int(self.n_components), model, chunk_size, random)
                 fit = run_em(data, parameters, model, chunk_size=chunk_size, report=report, **rule)
                 if best is None or fit.objectives[-1] > best.objectives[-1]:
                     best = fit

@@ -32,6 +32,7 @@ def check_settings(estimator: Any) -> None:
         ("concentration", ("free", "tied")),
         ("assignment", ("soft", "hard")),
         ("empty", ("keep", "reseed")),
+        ("accelerated", (True, False)),
         ("normalize", (True, False)),
     ):
         if getattr(estimator, name) not in choices:
@@ -43,8 +44,10 @@ def check_settings(estimator: Any) -> None:
     decay = estimator.learning_decay
     if not _is_real(decay) or not 0.5 < decay <= 1:
         raise ValueError(f"learning_decay must be a number in (0.5, 1], got {decay!r}")
-    if isinstance(estimator.init, str) and estimator.init not in ("k-means++", "random"):
-        raise ValueError(f"init must be 'k-means++', 'random' or an array of directions, got {estimator.init!r}")
+    if isinstance(estimator.init, str) and estimator.init not in ("merge", "k-means++", "random"):
+        raise ValueError(
+            f"init must be 'merge', 'k-means++', 'random' or an array of directions, got {estimator.init!r}"
+        )
 
 
 def check_count(name: str, value: Any) -> None:

@@ -40,9 +40,17 @@ ROWS = 4096
 LARGEST_CONCENTRATION = 1e150
 
 
-@cache
 def _rule() -> tuple[Tensor, Tensor]:
     """Nodes and weights of the Gauss-Legendre rule on (0, 1)."""
+    return _cached_rule()
+
+
+# What torch.compiler.assume_constant_result does, which imports the whole compiler for it: two seconds.
+_rule._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@cache
+def _cached_rule() -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
 
@@ -126,30 +134,72 @@ def pathwise(loc: Tensor, concentration: Tensor, sample: Tensor, tangent: Tensor
     gap : Tensor (...), float64
         :math:`1 - \cos\theta`.
     """
-    return _Pathwise.apply(loc, concentration, sample, tangent, gap)
+    function = _Pathwise if torch.compiler.is_compiling() else _ForwardPathwise
+    result: Tensor = function.apply(loc, concentration, sample, tangent, gap)
+    return result
 
 
 class _Pathwise(torch.autograd.Function):
     """The two derivatives of the module's docstring."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, loc: Tensor, concentration: Tensor, sample: Tensor, tangent: Tensor, gap: Tensor) -> Tensor:
+    def forward(loc: Tensor, concentration: Tensor, sample: Tensor, tangent: Tensor, gap: Tensor) -> Tensor:
+        return sample.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        loc, concentration, _, tangent, gap = inputs
         ctx.save_for_backward(loc, concentration, tangent, gap)
-        return sample.view_as(sample)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         loc, concentration, tangent, gap = ctx.saved_tensors
-        working = torch.promote_types(loc.dtype, torch.float32)
-        mu, v, g = loc.to(working), tangent.to(working), grad.to(working)
-        cosine, sine = (1 - gap).to(working).to(g.device), torch.sqrt(gap * (2 - gap)).to(working).to(g.device)
-        along, across = (g * mu).sum(-1), (g * v).sum(-1)
-        loc_grad = concentration_grad = None
-        if ctx.needs_input_grad[0]:
-            turned = cosine.unsqueeze(-1) * g - along.unsqueeze(-1) * sine.unsqueeze(-1) * v
-            loc_grad = (turned - (cosine * along).unsqueeze(-1) * mu).to(loc.dtype)
-        if ctx.needs_input_grad[1]:
-            slope = angle_slope(gap, concentration.to(gap), loc.shape[-1]).to(working).to(g.device)
-            concentration_grad = (slope * (sine * along - cosine * across)).to(concentration.dtype)
+        loc_grad, concentration_grad = _gradients(grad, loc, concentration, tangent, gap, ctx.needs_input_grad)
         return loc_grad, concentration_grad, None, None, None
+
+
+class _ForwardPathwise(_Pathwise):
+    """The same with its derivative carried forward, which ``torch.compile`` does not trace."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _Pathwise.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0], inputs[1], inputs[3], inputs[4])
+
+    @staticmethod
+    def jvp(ctx: Any, loc_change: Tensor | None, concentration_change: Tensor | None, *rest: None) -> Tensor:
+        loc, concentration, tangent, gap = ctx.saved_tensors
+        mu, v, cosine, sine = _frame(loc, tangent, gap)
+        change = torch.zeros_like(v)
+        if loc_change is not None:
+            across = loc_change.to(mu) - (loc_change.to(mu) * mu).sum(-1, keepdim=True) * mu
+            change = change + cosine * across - mu * (sine * (across * v).sum(-1, keepdim=True))
+        if concentration_change is not None:
+            slope = angle_slope(gap, concentration.to(gap), loc.shape[-1]).to(mu).unsqueeze(-1)
+            change = change + concentration_change.to(mu).unsqueeze(-1) * slope * (sine * mu - cosine * v)
+        return change.to(loc.dtype)
+
+
+def _frame(loc: Tensor, tangent: Tensor, gap: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean direction, tangent, and the cosine and sine of the angle between, in at least float32; (..., dim or 1)."""
+    working = torch.promote_types(loc.dtype, torch.float32)
+    mu, v, y = loc.to(working), tangent.to(working), gap.unsqueeze(-1)
+    return mu, v, (1 - y).to(mu), torch.sqrt(y * (2 - y)).to(mu)
+
+
+def _gradients(
+    grad: Tensor, loc: Tensor, concentration: Tensor, tangent: Tensor, gap: Tensor, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    mu, v, cosine, sine = _frame(loc, tangent, gap)
+    g = grad.to(mu)
+    along, across = (g * mu).sum(-1, keepdim=True), (g * v).sum(-1, keepdim=True)
+    loc_grad = concentration_grad = None
+    if needed[0]:
+        loc_grad = (cosine * g - along * sine * v - cosine * along * mu).to(loc.dtype)
+    if needed[1]:
+        slope = angle_slope(gap, concentration.to(gap), loc.shape[-1]).to(mu)
+        concentration_grad = (slope * (sine * along - cosine * across).squeeze(-1)).to(concentration.dtype)
+    return loc_grad, concentration_grad
