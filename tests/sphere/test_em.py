@@ -341,7 +341,7 @@ def test_labels_over_a_wide_range(dtype):
 def test_sums_by_label_are_those_of_float64_rows(dtype, is_sparse, weighted):
     """Each row as it is stored, times its weight, in float64: no float32 sum of 5,000 rows of one label."""
     rng = np.random.default_rng(1)
-    X = np.abs(rng.normal(size=(5000, 3))) + [3, 0, 0]
+    X = np.abs(rng.normal(size=(5000, 3))) + np.array([3, 0, 0])
     X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(dtype)
     labels = np.where(np.arange(5000) % 10 == 0, 2, 0)
     weights = rng.random(5000) if weighted else np.ones(5000)

@@ -151,10 +151,8 @@ def labels_of(logits: Tensor) -> tuple[Tensor, Tensor]:
     Read from logits (K, n) that lie row by row in memory; the first of equal components wins.
     """
     by_row = logits.T
-    if by_row.device.type == "cpu":  # numpy's search is several times faster than torch's
-        labels = torch.from_numpy(by_row.numpy().argmax(axis=1))
-    else:
-        labels = by_row.argmax(dim=1)
+    on_cpu = by_row.device.type == "cpu"  # where numpy's search is several times faster than torch's
+    labels = torch.from_numpy(by_row.numpy().argmax(axis=1)) if on_cpu else by_row.argmax(dim=1)
     return labels, by_row.gather(1, labels[:, None])[:, 0].div_(_BITS)
 
 

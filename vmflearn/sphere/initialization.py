@@ -1,5 +1,4 @@
-"""Where expectation-maximisation starts: merged groups, spherical k-means++ seeds, given directions, or random
-responsibilities.
+"""Where expectation-maximisation starts: merged groups, spherical k-means++, given directions, or random shares.
 
 **Merged groups.** One row is a poor direction for its component: in 384 dimensions two rows of one component may have a
 cosine of 0.2, hardly more than rows of two. Of K rows drawn, some share a component while others have none, and EM

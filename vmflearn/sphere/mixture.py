@@ -60,13 +60,14 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         rows, an equal-probability sample (12 or 4 K rows, if that is more). `vmflearn.sphere.initialization` says why.
     n_init : int, default=1
         Number of starts; the fit of highest objective is kept. After a first start from merged groups the others are
-        drawn by k-means++: merged groups differ little from one draw to the next. With given directions all starts would be the same,
-        so that one is made.
+        drawn by k-means++: merged groups differ little from one draw to the next. With given directions all starts
+        would be the same, so that one is made.
     max_iter : int, default=300
         Largest number of steps in each start; a stride counts as one, whether it is kept or not.
     tol : float, default=1e-6
-        A start has converged when a step of EM (not a stride) raises the objective by no more than ``tol`` nats a row: the difference of
-        the totals in `log_likelihoods_`, divided by the total weight of the rows. It is an absolute difference.
+        A start has converged when a step of EM (not a stride) raises the objective by no more than ``tol`` nats a
+        row: the difference of the totals in `log_likelihoods_`, divided by the total weight of the rows. It is an
+        absolute difference.
     shrinkage : float, default=0.0
         Pseudo-observations m of zero resultant for each component: kappa_k = A_p^-1(|R_k| / (W_k + m)), the maximum a
         posteriori estimate under a prior proportional to C_p(kappa_k)^m. Above zero, a component of one row has the
