@@ -70,6 +70,44 @@ def test_sample_follows_the_mixture(planted):
     np.testing.assert_array_equal(mixture.sample(5)[0], mixture.sample(5)[0])
 
 
+def test_logarithms_of_responsibilities_do_not_end_at_rounding():
+    rows = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0], [0.0, 0.0]])
+    with pytest.warns(UserWarning, match="1 rows of zeros"):
+        mixture = VonMisesFisherMixture(2, concentration="tied", random_state=0).fit(rows * 3)
+    mixture.concentrations_[:] = 5000.0
+    found = mixture.predict_log_proba(rows)
+    longhand = (
+        np.log(mixture.weights_) + 5000 * (rows @ mixture.means_.T)[:2] / np.linalg.norm(rows[:2], axis=1)[:, None]
+    )
+    np.testing.assert_allclose(found[:2], longhand - longhand.max(axis=1, keepdims=True), rtol=1e-10, atol=1e-10)
+    assert found.min() < -1000
+    np.testing.assert_allclose(found[4], np.log(mixture.weights_))
+
+
+def test_score_with_weights_counts_rows_again():
+    X = load_household().X
+    mixture = VonMisesFisherMixture(2, random_state=0).fit(X)
+    weights = np.arange(40) % 3
+    assert mixture.score(X, sample_weight=weights) == pytest.approx(mixture.score(np.repeat(X, weights, axis=0)))
+    assert mixture.score(X, sample_weight=np.full(40, 1e-320)) == pytest.approx(mixture.score(X))
+    with pytest.raises(ValueError, match=r"sample_weight is negative in rows \[0, 1"):
+        mixture.score(X, sample_weight=-np.ones(40))
+
+
+def test_the_mixture_as_a_distribution_of_torch():
+    X = load_household().X
+    mixture = VonMisesFisherMixture(3, random_state=0).fit(X)
+    distribution = mixture.to_distribution()
+    rows = torch.from_numpy(X / np.linalg.norm(X, axis=1, keepdims=True))
+    np.testing.assert_allclose(distribution.log_prob(rows), mixture.score_samples(X), rtol=1e-10)
+    torch.testing.assert_close(
+        distribution.mean,
+        torch.from_numpy(mixture.to_distribution().sample((9999,)).mean(0).numpy()),
+        rtol=0,
+        atol=0.02,
+    )
+
+
 def test_clone_and_pickle():
     mixture = VonMisesFisherMixture(2, concentration="tied", random_state=0)
     assert clone(mixture).get_params() == mixture.get_params()

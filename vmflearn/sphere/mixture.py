@@ -4,8 +4,10 @@ The mathematics is in `vmflearn.sphere.em` (paper, section 3.2 and Eq. 2), one s
 stream in `vmflearn.sphere.online`, checks in `vmflearn.sphere.mixture_checks`; here are the estimator's verbs.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,9 +34,12 @@ from vmflearn.sphere.em import (
 )
 from vmflearn.sphere.fitting import Fit, reseed, run_em
 from vmflearn.sphere.initialization import first_parameters
-from vmflearn.sphere.mixture_checks import check_count, data_of, init_of, rows_of
+from vmflearn.sphere.mixture_checks import check_count, data_of, init_of, row_weights, rows_of
 from vmflearn.sphere.mixture_warnings import warn_about_components, warn_about_convergence
 from vmflearn.sphere.online import blend, per_unit_weight, step_size
+
+if TYPE_CHECKING:
+    from torch.distributions import MixtureSameFamily
 
 
 class VonMisesFisherMixture(DensityMixin, BaseEstimator):
@@ -202,7 +207,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         tags.classifier_tags = ClassifierTags(multi_class=self.n_components != 2)
         return tags
 
-    def fit(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> "VonMisesFisherMixture":
+    def fit(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> VonMisesFisherMixture:
         """Fit by expectation-maximisation.
 
         Parameters
@@ -264,7 +269,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
 
     def partial_fit(
         self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
-    ) -> "VonMisesFisherMixture":
+    ) -> VonMisesFisherMixture:
         """One step of online expectation-maximisation on a batch of a stream (`vmflearn.sphere.online`).
 
         The first call starts from its batch as ``init`` says; after `fit`, the fit was the first step. All batches
@@ -336,21 +341,47 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
         proba[is_zero] = self.weights_
         return proba
 
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
+        """Logarithms of `predict_proba`, (n, K), finite where that is zero by rounding."""
+        check_is_fitted(self)
+        rows, is_zero = rows_of(self, X, reset=False)
+        result = torch.empty(len(rows), len(self.weights_), dtype=rows.dtype)
+        for where, _, logits in logits_in_chunks(rows, self._parameters(), int(self.chunk_size)):
+            result[where] = torch.log_softmax(logits.mul_(math.log(2)), dim=0).T.cpu()
+        log_proba = result.numpy()
+        if is_zero.any():
+            with np.errstate(divide="ignore"):
+                log_proba[is_zero] = np.log(self.weights_)
+        return log_proba
+
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """Log-density log f(x_i), (n,) float64, with respect to surface measure; zero for rows of zeros."""
         return self._row_log_likelihoods(X)[0]
 
-    def score(self, X: ArrayLike, y: None = None) -> float:
-        """Mean of `score_samples` over the rows that are not zero."""
-        log_likelihoods, n_rows = self._row_log_likelihoods(X)
-        return float(log_likelihoods.sum()) / max(n_rows, 1)
+    def score(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> float:
+        """Mean of `score_samples` over the rows that are not zero, with weights (n,) if they are given."""
+        log_likelihoods, is_zero = self._row_log_likelihoods(X)
+        weights = row_weights(is_zero, sample_weight, warn=False)
+        weights /= weights.max(initial=0.0) or 1.0
+        return float(log_likelihoods @ weights) / (float(weights.sum()) or 1.0)
+
+    def to_distribution(self) -> MixtureSameFamily:
+        """The fitted mixture as a ``torch.distributions.MixtureSameFamily`` in float64 on the CPU."""
+        from torch.distributions import Categorical, MixtureSameFamily
+
+        from vmflearn.sphere.distribution import VonMisesFisher
+
+        check_is_fitted(self)
+        weights, means, concentrations = (p.clone() for p in self._parameters())
+        return MixtureSameFamily(Categorical(weights), VonMisesFisher(means, concentrations))
 
     def bic(self, X: ArrayLike) -> float:
         """Bayesian information criterion, -2 log f(X) + df log n (the smaller the better).
 
         df = K (p - 1) directions + K - 1 weights + K concentrations (one if tied).
         """
-        log_likelihoods, n_rows = self._row_log_likelihoods(X)
+        log_likelihoods, is_zero = self._row_log_likelihoods(X)
+        n_rows = int((~is_zero).sum())
         return -2.0 * float(log_likelihoods.sum()) + self._n_free_parameters() * math.log(max(n_rows, 1))
 
     def aic(self, X: ArrayLike) -> float:
@@ -399,8 +430,8 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
     def _parameters(self) -> Parameters:
         return Parameters(*(as_tensor(p) for p in (self.weights_, self.means_, self.concentrations_)))
 
-    def _row_log_likelihoods(self, X: ArrayLike) -> tuple[np.ndarray, int]:
-        """Log-density of each row, (n,), zero for rows of zeros, and the number of the other rows."""
+    def _row_log_likelihoods(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Log-density of each row, (n,), zero for rows of zeros, and which rows those are."""
         check_is_fitted(self)
         rows, is_zero = rows_of(self, X, reset=False)
         result = np.empty(len(rows))
@@ -408,7 +439,7 @@ class VonMisesFisherMixture(DensityMixin, BaseEstimator):
             result[where] = exponentials_(logits)[1].cpu().numpy()
         result += log_normalizer_at_zero(rows.dim)
         result[is_zero] = 0.0
-        return result, int((~is_zero).sum())
+        return result, is_zero
 
     def _n_free_parameters(self) -> int:
         n_components, dim = self.means_.shape

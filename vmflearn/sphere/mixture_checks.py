@@ -126,21 +126,21 @@ def data_of(estimator: Any, X: Any, sample_weight: ArrayLike | None, first: bool
     return Data(rows, torch.from_numpy(weights).to(rows.device), total, int(count), scale)
 
 
-def row_weights(is_zero: np.ndarray, sample_weight: ArrayLike | None) -> np.ndarray:
-    """Weights (n,) float64, zero for rows of zeros."""
+def row_weights(is_zero: np.ndarray, sample_weight: ArrayLike | None, warn: bool = True) -> np.ndarray:
+    """Weights (n,) float64, zero for rows of zeros, of which there is a warning."""
     shape = np.broadcast_to(np.float64(0.0), (len(is_zero), 1))
     weights: np.ndarray = _check_sample_weight(sample_weight, shape, dtype=np.float64, copy=True)
     if (weights < 0).any():
         first = np.flatnonzero(weights < 0)[:5].tolist()
         raise ValueError(f"sample_weight is negative in rows {first}: weights must be >= 0")
-    if is_zero.any():
+    weights[is_zero] = 0.0
+    if warn and is_zero.any():
         warnings.warn(
             f"X has {int(is_zero.sum())} rows of zeros, first {np.flatnonzero(is_zero)[:5].tolist()}: they have no "
             "direction and weigh nothing in the fit",
             UserWarning,
             stacklevel=6,
         )
-        weights[is_zero] = 0.0
     return weights
 
 
