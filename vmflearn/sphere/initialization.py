@@ -22,6 +22,7 @@ from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
 from vmflearn.distributed import broadcast_from_first, gather_rows, is_distributed, rank, sum_over_processes
+from vmflearn.sphere.directions import directions
 from vmflearn.sphere.em import Data, Model, Parameters, Statistics, Sums, concentration_of, labels_of, m_step
 from vmflearn.sphere.merging import merge
 from vmflearn.sphere.rows import DenseRows
@@ -33,6 +34,7 @@ SEED_ROWS = 2**16
 GROUPS = 3
 GROUPING_STEPS = 3
 GROUPING_ROWS = 4096
+LIGHTEST = 1e-100
 # Distances 1 - cos below this many roundings are taken as zero: the row is a copy of a seed.
 _COPY_ROUNDINGS = 16
 
@@ -67,29 +69,29 @@ def merged_directions(data: Data, n_components: int, random: np.random.RandomSta
     """
     n_groups = GROUPS * n_components
     rows, weights = _rows_for_seeding(data, max(SEED_ROWS, 4 * n_groups), random)
-    directions = torch.zeros(n_components, data.rows.dim, dtype=torch.float64)
+    merged = torch.zeros(n_components, data.rows.dim, dtype=torch.float64)
     if rank() == 0:
         seeds = _draw_seeds(rows, weights.cpu().numpy(), n_groups, random, n_draws=1, least=n_components)
-        directions = merge(_grouped(rows, weights, seeds), n_components) if len(seeds) > n_components else seeds
-    return broadcast_from_first(directions)
+        merged = merge(_grouped(rows, weights, seeds), n_components) if len(seeds) > n_components else seeds
+    return broadcast_from_first(merged)
 
 
-def _grouped(rows: DenseRows | SparseRows, weights: Tensor, directions: Tensor) -> Tensor:
-    """Resultants of the groups of rows, a few steps of spherical k-means after ``directions``; (groups, dim) float64.
+def _grouped(rows: DenseRows | SparseRows, weights: Tensor, seeds: Tensor) -> Tensor:
+    """Resultants of the groups of rows, a few steps of spherical k-means after ``seeds``; (groups, dim) float64.
 
-    A group that loses its rows keeps its direction, with next to no weight.
+    A group that loses its rows keeps its direction, with next to no weight. Weights far below the largest, whose
+    squares would be zero, are raised: here they only tell which groups matter.
     """
-    lightest = float(weights.min()) * torch.finfo(torch.float64).eps
-    resultants = directions
+    weights, resultants = weights.clamp(min=LIGHTEST), seeds
     for _ in range(GROUPING_STEPS):
-        directions = torch.nn.functional.normalize(resultants, dim=1)
-        near = directions.to(rows.device, rows.dtype)
-        sums = torch.zeros_like(directions, device=rows.device)
+        unit = directions(resultants)
+        near = unit.to(rows.device, rows.dtype)
+        sums = torch.zeros_like(unit, device=rows.device)
         for where, chunk in rows.chunks(GROUPING_ROWS):
             labels, _ = labels_of(chunk.products(near))
             chunk.add_to(sums, labels, weights[where])
         sums = sums.cpu()
-        resultants = torch.where((sums != 0).any(dim=1, keepdim=True), sums, lightest * directions)
+        resultants = torch.where((sums != 0).any(dim=1, keepdim=True), sums, LIGHTEST**1.2 * unit)
     return resultants
 
 
