@@ -5,7 +5,7 @@ Shared by ``scripts/pretrain.py`` and ``scripts/ablation.py``.
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -88,17 +88,6 @@ def join_processes(device: str) -> None:
         rank=rank,
         world_size=world_size,
     )
-
-
-def join_values(arguments: Sequence[str]) -> list[str]:
-    """Overrides as `load_config` takes them: ``--section.key value`` becomes ``--section.key=value``."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not argument.startswith("--"):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 def _lost_peer(error: RuntimeError) -> bool:
