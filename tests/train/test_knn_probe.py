@@ -7,6 +7,7 @@ from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
 from vmflearn.data.shard_writing import write_shards
 from vmflearn.train import ConfigError, load_config, pretrain
+from vmflearn.train.input.batches import DataError
 from vmflearn.train.knn_probe import KNNProbe, _Centred
 
 
@@ -165,3 +166,20 @@ def test_images_that_cannot_be_read_have_no_say(tmp_path):
     for x, y in zip(features, labels, strict=True):
         assert x.isfinite().all()
         assert y.tolist() == [0, 1, 1]
+
+
+def test_what_validation_lacks_is_said_once(folders, tmp_path, capsys):
+    """Neither a file that is passed over nor one that cannot be read goes from the accuracy without a word."""
+    validation = images(tmp_path / "val", "class0/1.png", "class0/2.png", "class3/1.png", "class3/2.png")
+    (validation / "class3" / "2.png").write_bytes(b"none")
+    (validation / "class3" / "3.gif").write_bytes(b"none")
+    config = settings(folders / "two", f"data.val_root={validation}", "run.epochs=2", "run.knn_every=1")
+    pretrain(config, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert said.count("validation images: ") == 1
+    assert ".gif" in next(line for line in said.splitlines() if "validation images: " in line)
+    assert said.count("1 of 4 validation images cannot be read; kNN is measured without them") == 1
+    for path in validation.rglob("*.png"):
+        path.write_bytes(b"none")
+    with pytest.raises(DataError, match=r"^4 of 4 validation images cannot be read; mend them, or"):
+        pretrain(config, tmp_path / "blind")

@@ -14,6 +14,7 @@ from vmflearn.data.photos import load_photos
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
 from vmflearn.evaluate.knn import knn_accuracy, knn_predict
 from vmflearn.train.config import Config, ConfigError, DataConfig
+from vmflearn.train.input.batches import DataError
 from vmflearn.train.input.loader import open_training, open_validation
 from vmflearn.train.input.workers import WorkerLoader
 
@@ -39,9 +40,17 @@ class KNNProbe:
     ----------
     config : Config
     device : torch.device
+
+    Attributes
+    ----------
+    news : list of str
+        What is new of the validation images, for who reads the log to take out: what the source passed over, and how
+        many could not be read. (The loader says the same of the training images.)
     """
 
     def __init__(self, config: Config, device: torch.device):
+        self.news: list[str] = []
+        self._unreadable = 0
         self.k, self.size, self.device = config.run.knn_k, config.views.global_size, device
         self._train: _Labelled
         self._test: _Labelled
@@ -52,6 +61,7 @@ class KNNProbe:
             sources = open_training(config.data), open_validation(config.data)
             _check_classes(config.data, *sources)
             self._train, self._test = (_Labelled(source, source.labels, config.data.workers) for source in sources)
+            self.news += [f"validation images: {note}" for note in sources[1].notes]
         if self.k > len(self._train.labels):
             raise ConfigError(f"run.knn_k={self.k} is larger than the training set ({len(self._train.labels)} images)")
 
@@ -102,7 +112,17 @@ class KNNProbe:
             kept = whole.isfinite().all(dim=1)
             features.append(whole[kept])
             labels.append(labelled.labels.to(self.device)[kept])
+        self._say_unreadable(len(self._test.labels) - len(labels[1]))
         return features, labels
+
+    def _say_unreadable(self, count: int) -> None:
+        """Say how many validation images could not be read, when it is more than before; DataError if none can."""
+        of_all = f"{count} of {len(self._test.labels)} validation images cannot be read"
+        if count == len(self._test.labels):
+            raise DataError(f"{of_all}; mend them, or leave data.val_root and data.val_split out to train without kNN")
+        if count > self._unreadable:
+            self.news.append(f"{of_all}; kNN is measured without them")
+            self._unreadable = count
 
     def baselines(self, untrained: nn.Module) -> dict[str, float]:
         """What needs no training: raw pixels, colour statistics, and the backbone as it was initialised.
