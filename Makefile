@@ -12,11 +12,12 @@ CONSTRAINTS := constraints.txt
 # that take minutes do not come last. One thread for each: two that share a core wait for one another.
 PYTEST := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup book test test-python test-lowest lint html lab pretrain store release bench clean
+.PHONY: help setup book test fast test-python test-lowest lint html lab pretrain store release bench clean
 
 help:
 	@echo "make book      set up, execute the chapters (with the small pretraining), build the site book/_build/html"
 	@echo "make test      set up, lint, types, import contract, all tests"
+	@echo "make fast      lint, types, and the tests of the library that take no process and no chapter"
 	@echo "make test-lowest   the unit tests with the lowest versions that pyproject.toml promises (Python 3.11)"
 	@echo "make test-python PYTHON=python3.13   the unit tests on another Python, with constraints.txt"
 	@echo "make lab       open the chapters in JupyterLab"
@@ -46,6 +47,10 @@ html: $(READY)
 test: $(READY) lint
 	$(BIN)/python book/tools/vendor.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST) --durations=25
+
+# For the loop of a developer: the book, the scripts, several processes and slow tests are left to `make test`.
+fast: $(READY) lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST) -m "not slow and not distributed" $(UNIT)
 
 # The unit tests in an environment of their own, made afresh: make test-python PYTHON=python3.13
 test-python:
