@@ -65,7 +65,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=. book/notebooks/01_directions.ipynb
+	$(BIN)/python book/tools/readable.py
+	$(BIN)/jupyter lab --notebook-dir=. book/lab/01_directions.ipynb
 
 pretrain: $(READY)
 	$(BIN)/python scripts/pretrain.py --config scripts/configs/photos_vit_tiny_dino_vmf.yaml

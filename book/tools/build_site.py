@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names
+from readable import write_readable
 
 
 def assemble(notebooks: Path, pages: Path) -> None:
@@ -40,6 +41,7 @@ def build(notebooks: Path = NOTEBOOKS, out: Path = BUILD / "html") -> int:
     command = [sys.executable, "-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-b", "html", "-d", str(doctrees)]
     status = subprocess.run([*command, "-c", str(BOOK), str(pages), str(out)], check=False).returncode
     if status == 0:
+        write_readable(chapter_names(), out / "_sources", notebooks)  # what the download button gives
         print(f"the site is in {out}: open {out / 'index.html'}")
     return status
 
