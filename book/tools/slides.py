@@ -28,7 +28,8 @@ MATHJAX = BOOK / "_static" / "mathjax"
 ONLINE = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"  # what Sphinx takes where there is no copy
 PART = re.compile(r"```\{toctree\}\n(?:(?!```).*\n)*?:caption: (?P<title>[IVX]+\. .+)\n(?P<pages>(?:(?!```).*\n)*)```")
 FORMULA = re.compile(r"^\$\$\n(?:(?!\$\$).*\n)*?\\tag\{.*\n\$\$$", re.M)
-SENTENCE = re.compile(r"^(?![#>|$*\-<`\d\s]).+?[.:?](?=\s|$)", re.S | re.M)
+SENTENCE = re.compile(r".+?[.:?!](?=\s|$)", re.S)
+NO_PROSE = re.compile(r"#|>|\||-\s|\*\s|\$\$|<|```|\d+\.\s")
 LAST = ("Exercises", "Quiz", "Summary", "Further reading")
 
 PAGE = """<!DOCTYPE html>
@@ -52,6 +53,7 @@ li {{ margin: .35rem 0; }}
 details {{ font-size: .85rem; margin: .2rem 0 .6rem; }}
 table {{ border-collapse: collapse; }}
 td, th {{ padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ccc; }}
+mjx-assistive-mml {{ width: 1px !important; height: 1px !important; overflow: hidden !important; }}
 nav {{ position: fixed; right: 1rem; bottom: .6rem; font-size: .7rem; color: #555; }}
 @media print {{
   @page {{ size: 297mm 167mm; margin: 0; }}
@@ -132,6 +134,13 @@ def pictures(cell: NotebookNode, plain: PlainText) -> Iterator[str]:
             )
 
 
+def first_sentence(text: str) -> str:
+    """The first sentence of a section; empty if it does not begin with prose."""
+    paragraph = text.strip().partition("\n\n")[0]
+    found = None if NO_PROSE.match(paragraph) else SENTENCE.match(paragraph)
+    return found[0] if found else ""
+
+
 def chapter_slides(name: str, plain: PlainText, src: Path = SRC, notebooks: Path = NOTEBOOKS) -> list[str]:
     """The slides of a chapter."""
     title = heading(name, src)
@@ -154,9 +163,9 @@ def chapter_slides(name: str, plain: PlainText, src: Path = SRC, notebooks: Path
                 section = match[1]
             if not section or section in LAST or (section in seen and not FORMULA.search(piece)):
                 continue
-            lead = SENTENCE.search(piece.partition("\n")[2]) if section not in seen else None
             formulas = FORMULA.findall(piece)
-            body = "\n\n".join([lead[0] if lead else "", *formulas[:2]])
+            lead = first_sentence(piece.partition("\n")[2]) if section not in seen else ""
+            body = "\n\n".join([lead, *formulas[:2]])
             found.append(slide(title, section, body))
             found += [slide(title, section, formula) for formula in formulas[2:]]
             seen.add(section)
