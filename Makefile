@@ -12,7 +12,7 @@ CONSTRAINTS := constraints.txt
 # that take minutes do not come last. One thread for each: two that share a core wait for one another.
 PYTEST := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup book test test-python test-lowest lint html lab pretrain store release bench clean
+.PHONY: help setup book test test-python test-lowest lint html lab pretrain store release course bench clean
 
 help:
 	@echo "make book      set up, execute the chapters (with the small pretraining), build the site book/_build/html"
@@ -23,6 +23,7 @@ help:
 	@echo "make pretrain  pretrain a small ViT with DINO-vMF on photographs into runs/photos (two minutes)"
 	@echo "make html      build the site from the committed notebooks, without executing them"
 	@echo "make release   student notebooks, solutions removed, into book/release"
+	@echo "make course    a course into book/course: nbgrader tree, student and instructor bundles, slides, quiz bank"
 	@echo "make store     execute the chapters and store the committed notebooks (for authors)"
 	@echo "make bench     run the benchmarks into benchmarks/results"
 
@@ -76,6 +77,9 @@ store: $(READY)
 
 release: $(READY)
 	$(BIN)/python book/tools/release.py
+
+course: $(READY)
+	$(BIN)/python book/tools/course.py
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py

@@ -63,14 +63,17 @@ def plain_cells(cell: NotebookNode, plain: PlainText) -> list[NotebookNode]:
     return [cell]
 
 
-def readable(notebook: NotebookNode, plain: PlainText) -> NotebookNode:
-    """The readable copy of a stored notebook; its exercises are unsolved, so they and their checks have no output."""
+def readable(notebook: NotebookNode, plain: PlainText, *, solved: bool = False) -> NotebookNode:
+    """The readable copy of a stored notebook; its exercises are unsolved, so they and their checks have no output.
+
+    With `solved` they are as stored.
+    """
     cells = []
     for number, cell in enumerate(notebook.cells, start=1):
         try:
-            if grading(cell, "solution"):
+            if grading(cell, "solution") and not solved:
                 cell.source = without_solution(cell.source)
-            if grading(cell, "solution") or grading(cell, "grade"):
+            if grading(cell, "grade_id") and not solved:
                 cell.outputs, cell.execution_count = [], None
             cells += plain_cells(cell, plain)
         except (ValueError, KeyError) as error:
