@@ -15,6 +15,7 @@ from pathlib import Path
 
 from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names
 from readable import write_readable
+from syllabus import fill
 
 
 def assemble(notebooks: Path, pages: Path) -> None:
@@ -26,7 +27,7 @@ def assemble(notebooks: Path, pages: Path) -> None:
     pages.mkdir(parents=True)
     for text in sorted(SRC.glob("*.md")):
         if text.stem not in names:
-            shutil.copy2(text, pages)
+            (pages / text.name).write_text(fill(text.read_text(encoding="utf-8")), encoding="utf-8")
     for name in names:
         shutil.copy2(notebooks / f"{name}.ipynb", pages)
 
