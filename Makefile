@@ -12,7 +12,7 @@ CONSTRAINTS := constraints.txt
 # that take minutes do not come last. One thread for each: two that share a core wait for one another.
 PYTEST := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup book test fast test-python test-lowest lint html lab pretrain store release bench clean
+.PHONY: help setup book test fast test-python test-lowest lint html lab pretrain store release course bench clean
 
 help:
 	@echo "make book      set up, execute the chapters (with the small pretraining), build the site book/_build/html"
@@ -24,6 +24,7 @@ help:
 	@echo "make pretrain  pretrain a small ViT with DINO-vMF on photographs into runs/photos (two minutes)"
 	@echo "make html      build the site from the committed notebooks, without executing them"
 	@echo "make release   student notebooks, solutions removed, into book/release"
+	@echo "make course    a course into book/course: nbgrader tree, student and instructor bundles, slides, quiz bank"
 	@echo "make store     execute the chapters and store the committed notebooks (for authors)"
 	@echo "make bench     run the benchmarks into benchmarks/results"
 
@@ -70,7 +71,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=. book/notebooks/01_directions.ipynb
+	$(BIN)/python book/tools/readable.py
+	$(BIN)/jupyter lab --notebook-dir=. book/lab/01_directions.ipynb
 
 pretrain: $(READY)
 	$(BIN)/python scripts/pretrain.py --config scripts/configs/photos_vit_tiny_dino_vmf.yaml
@@ -80,6 +82,9 @@ store: $(READY)
 
 release: $(READY)
 	$(BIN)/python book/tools/release.py
+
+course: $(READY)
+	$(BIN)/python book/tools/course.py
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
