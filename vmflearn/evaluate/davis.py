@@ -21,7 +21,7 @@ from vmflearn.data.sources import FolderImages
 MEAN, STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
 """As DINO's code normalises frames; its first standard deviation is not ImageNet's 0.229."""
 SHORT, STEP = 480, 64
-"""The shorter side of a frame becomes `SHORT`, the longer one a multiple of `STEP`, rounded down."""
+"""The shorter side of a frame becomes `SHORT`, the longer one a multiple of `STEP`, rounded down: 480 x 832."""
 VOID = 255
 
 
@@ -49,7 +49,7 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.masks)
 
-    def frame(self, index: int) -> Tensor:
+    def frame(self, index: int, short: int = SHORT) -> Tensor:
         """A frame as the network sees it, (3, height, width), see `prepare_frame`.
 
         Raises
@@ -59,7 +59,7 @@ class Sequence:
         """
         pixels, size = self.frames.pixels(index)
         _check_size(size, self.size, self.frames.path(index))
-        return prepare_frame(pixels)
+        return prepare_frame(pixels, short)
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The true mask of a frame, (height, width).
@@ -140,25 +140,29 @@ def open_sequence(root: str | Path, name: str) -> Sequence:
     return Sequence(name, frames, masks, size, int(first.max()))
 
 
-def prepare_frame(pixels: NDArray[np.uint8]) -> Tensor:
+def prepare_frame(pixels: NDArray[np.uint8], short: int = SHORT) -> Tensor:
     """Resize and normalise a frame as the published code does.
 
     Parameters
     ----------
     pixels
         (height, width, 3) uint8.
+    short
+        The shorter side of the result, at least 64.
 
     Returns
     -------
     Tensor
-        (3, height, width) float32: the shorter side 480, the longer one a multiple of 64 (bilinear, without
+        (3, height, width) float32: the shorter side as asked for, the longer one a multiple of 64 (bilinear, without
         antialiasing, rounded to whole levels).
     """
+    if short < STEP:
+        raise ValueError(f"the shorter side of frames must be at least {STEP}, got {short}")
     height, width = pixels.shape[:2]
     if height > width:
-        size = (int(SHORT * height / width // STEP * STEP), SHORT)
+        size = (int(short * height / width // STEP * STEP), short)
     else:
-        size = (SHORT, int(SHORT * width / height // STEP * STEP))
+        size = (short, int(short * width / height // STEP * STEP))
     image = torch.tensor(pixels).movedim(2, 0)[None].float()
     image = F.interpolate(image, size, mode="bilinear").round()[0] / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))

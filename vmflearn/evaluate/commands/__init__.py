@@ -14,6 +14,9 @@ from vmflearn.evaluate.report import Report
 
 COMMANDS: dict[str, str] = {
     "knn": "vmflearn.evaluate.commands.knn",
+    "retrieval": "vmflearn.evaluate.commands.retrieval",
+    "copies": "vmflearn.evaluate.commands.copies",
+    "segmentation": "vmflearn.evaluate.commands.segmentation",
 }
 
 
