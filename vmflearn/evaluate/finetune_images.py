@@ -8,10 +8,11 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vmflearn import distributed
 from vmflearn.data.decoding import ImageSource, UnreadableImage
+from vmflearn.data.workers import WorkerLoader
 from vmflearn.evaluate.finetune import seed_everything
 from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.recipes import Recipe
@@ -53,14 +54,7 @@ def load(images: Images, batches: Any, workers: int) -> Iterator[tuple[Tensor, T
     UnreadableImage
         At the first image that cannot be read.
     """
-    loader: DataLoader = DataLoader(
-        images,
-        batch_sampler=batches,
-        num_workers=workers,
-        multiprocessing_context="forkserver" if workers else None,
-        collate_fn=_together,
-        generator=torch.Generator(),
-    )
+    loader = WorkerLoader(images, workers=workers, imports=__name__, batch_sampler=batches, collate_fn=_together)
     for found in loader:
         if isinstance(found, UnreadableImage):
             raise found

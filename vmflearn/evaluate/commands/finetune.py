@@ -22,21 +22,21 @@ from tqdm import tqdm
 from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.data.decoding import ImageSource
+from vmflearn.evaluate.commands.labelled import add_data_arguments, open_labelled
 from vmflearn.evaluate.finetune import FineTuning
 from vmflearn.evaluate.finetune_images import Images, Order, load, test_transform, train_transform
 from vmflearn.evaluate.intervals import bootstrap_interval
 from vmflearn.evaluate.model import Model
+from vmflearn.evaluate.parts import quiet
 from vmflearn.evaluate.recipes import RECIPES, Recipe
 from vmflearn.evaluate.report import Report
-from vmflearn.evaluate.splits import open_splits
 
 KINDS = {"int": int, "float": float, "str": str}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What this protocol takes."""
-    parser.add_argument("--test-data", help="the test images, where --data is the training images themselves")
-    parser.add_argument("--data-root", help="where a set known by name lies")
+    add_data_arguments(parser)
     parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="where the state is kept")
     parser.add_argument("--save-every", type=int, default=1, metavar="EPOCHS", help="default: %(default)s")
     parser.add_argument("--recipe", choices=RECIPES, default="deit", help="default: %(default)s")
@@ -53,9 +53,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
         raise ValueError(f"--save-every must be 1 or more, got {arguments.save_every}")
     given = {f.name: getattr(arguments, f.name) for f in fields(Recipe) if getattr(arguments, f.name) is not None}
     recipe = replace(RECIPES[arguments.recipe], **given)
-    train, test = open_splits(arguments.data, test_data=arguments.test_data, root=arguments.data_root)
-    if arguments.data == "photos":
-        model = replace(model, resized=model.size)
+    train, test, model = open_labelled(arguments, model)
     order = Order(len(train), recipe, arguments.seed, arguments.batch_size)
     tuning = FineTuning(
         model.backbone,
@@ -88,7 +86,7 @@ def _train(
     first, last = len(losses) * per_epoch, tuning.recipe.epochs * per_epoch
     batches = load(images, order.steps(first, last), arguments.workers)
     current: list[float] = []
-    with tqdm(total=last, initial=first, desc="steps", disable=distributed.rank() > 0) as bar:
+    with tqdm(total=last, initial=first, desc="steps", disable=quiet()) as bar:
         for step in range(first, last):
             current.append(tuning.step(step, itertools.islice(batches, order.parts), order.parts))
             bar.update()
@@ -139,7 +137,7 @@ def _predict(tuning: FineTuning, images: Images, arguments: argparse.Namespace) 
 
     def work() -> list[int]:
         found: list[int] = []
-        with evaluation_mode(network), tqdm(total=len(mine), desc="test", disable=distributed.rank() > 0) as bar:
+        with evaluation_mode(network), tqdm(total=len(mine), desc="test", disable=quiet()) as bar:
             for batch, _ in load(images, lists, arguments.workers):
                 with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
                     found += network(batch.to(device)).argmax(dim=1).tolist()
