@@ -1,10 +1,10 @@
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from vmflearn.evaluate import propagation
@@ -42,7 +42,7 @@ def by_loops(frames, labels, n_last, radius, k, temperature):
 def test_propagation_against_loops(monkeypatch, chunk):
     monkeypatch.setattr(propagation, "CHUNK_ENTRIES", chunk)
     frames = video(6, 4, 5, 3)
-    labels = patch_labels(torch.arange(20).view(4, 5) % 3, (4, 5), 2)
+    labels = patch_labels(np.arange(20, dtype=np.uint8).reshape(4, 5) % 3, (4, 5), 2)
     settings = {"n_last": 2, "radius": 2, "k": 3, "temperature": 0.1}
     got = list(propagate_labels(iter(frames), labels, **settings))
     want = by_loops(frames, labels, **settings)
@@ -53,7 +53,7 @@ def test_propagation_against_loops(monkeypatch, chunk):
 
 def test_without_a_radius_all_patches_are_compared():
     frames = video(3, 4, 5, 3)
-    labels = patch_labels(torch.arange(20).view(4, 5) % 3, (4, 5), 2)
+    labels = patch_labels(np.arange(20, dtype=np.uint8).reshape(4, 5) % 3, (4, 5), 2)
     for ours, theirs in zip(
         propagate_labels(frames, labels, radius=0), by_loops(frames, labels, 7, 99, 5, 0.1), strict=True
     ):
@@ -77,7 +77,7 @@ def test_a_shift_of_known_size_is_followed():
     masks = [truth[window] for window in windows]
     frames = [scene[window] for window in windows]
     start = 3
-    labels = patch_labels(masks[start], (h, w), 2)
+    labels = patch_labels(masks[start].to(torch.uint8).numpy(), (h, w), 2)
     assert masks[start].unique().tolist() == [0, 1, 2]
     for soft, window, t in zip(
         propagate_labels(frames[start:], labels), masks[start + 1 :], range(start + 1, n), strict=False
@@ -96,15 +96,20 @@ def test_the_context_is_the_first_frame_and_the_last():
     assert all((one == labels).all() for one in soft)
 
 
-def test_masks_are_resized_as_pillow_does():
-    mask = torch.randint(0, 4, (47, 83), generator=torch.Generator().manual_seed(0))
-    small = np.asarray(Image.fromarray(mask.numpy().astype(np.uint8)).resize((7, 5), Image.Resampling.NEAREST))
-    labels = patch_labels(mask, (5, 7), 3)
-    np.testing.assert_array_equal(labels.argmax(dim=-1).numpy(), small)
-    assert (labels.sum(dim=-1) == 1).all()
-    large = pixel_mask(F.one_hot(torch.from_numpy(small.copy()).long(), 4).float(), (1, 1), (47, 83))
-    want = np.asarray(Image.fromarray(small).resize((83, 47), Image.Resampling.NEAREST))
-    np.testing.assert_array_equal(large.numpy(), want)
+def test_masks_are_resized_by_the_nearest_pixel():
+    labels = torch.zeros(1, 4, 4)
+    labels[0, range(4), range(4)] = 1  # four patches of 32 pixels in a row
+    found = pixel_mask(labels, (1, 32), (1, 170))[0]
+    large = np.repeat(np.arange(4), 32)
+    positions = [Fraction(2 * i + 1, 2) * Fraction(128, 170) for i in range(170)]
+    told = [i for i, position in enumerate(positions) if position.denominator > 1]  # not halfway between two pixels
+    assert len(told) == 168
+    np.testing.assert_array_equal(found[told], large[[int(positions[i]) for i in told]])
+    mask = np.random.default_rng(0).integers(0, 4, (47, 83), dtype=np.uint8)
+    patches = patch_labels(mask, (5, 7), 3)
+    rows, columns = ([int(Fraction(2 * i + 1, 2) * Fraction(a, b)) for i in range(b)] for a, b in ((47, 5), (83, 7)))
+    np.testing.assert_array_equal(patches.argmax(dim=-1).numpy(), mask[np.ix_(rows, columns)])
+    assert (patches.sum(dim=-1) == 1).all()
 
 
 def test_a_faint_object_is_brought_up_to_the_others():

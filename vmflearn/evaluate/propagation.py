@@ -13,7 +13,10 @@ soft labels l_j, the labels of a patch are a weighted mean of its most similar p
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,13 +24,13 @@ CHUNK_ENTRIES = 2**26
 """Similarities at a time: 256 MiB in float32."""
 
 
-def patch_labels(mask: Tensor, grid: tuple[int, int], n_objects: int) -> Tensor:
+def patch_labels(mask: NDArray[np.uint8], grid: tuple[int, int], n_objects: int) -> Tensor:
     """One-hot labels of patches, from the mask's nearest pixel.
 
     Parameters
     ----------
     mask
-        (height, width) integers: number of the object, 0 for none.
+        (height, width): number of the object, 0 for none.
     grid
         Patches in a column and in a row, (h, w).
     n_objects
@@ -36,13 +39,12 @@ def patch_labels(mask: Tensor, grid: tuple[int, int], n_objects: int) -> Tensor:
     Returns
     -------
     Tensor
-        (h, w, 1 + n_objects) float32.
+        (h, w, 1 + n_objects) float32, on the CPU.
     """
-    small = F.interpolate(mask[None, None].float(), grid, mode="nearest-exact")[0, 0].long()
-    return F.one_hot(small, n_objects + 1).float()
+    return F.one_hot(torch.from_numpy(_nearest(mask, grid)).long(), n_objects + 1).float()
 
 
-def pixel_mask(labels: Tensor, patch_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def pixel_mask(labels: Tensor, patch_size: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The object of each pixel, from soft labels of patches.
 
     Labels are enlarged to pixels of the patches (bilinear), each object's are brought to the range 0 to 1, the
@@ -59,16 +61,20 @@ def pixel_mask(labels: Tensor, patch_size: tuple[int, int], size: tuple[int, int
 
     Returns
     -------
-    Tensor
-        size, uint8.
+    ndarray
+        Of that size.
     """
     factors = [float(side) for side in patch_size]
     large = F.interpolate(labels.movedim(-1, 0)[None], scale_factor=factors, mode="bilinear")[0]
     low, high = large.amin(dim=(1, 2), keepdim=True), large.amax(dim=(1, 2), keepdim=True)
     # The published code divides 0 by 0 for an object whose labels are the same everywhere; here they stay as they are.
     large = torch.where(high > low, (large - low) / (high - low), large)
-    winner = large.argmax(dim=0)
-    return F.interpolate(winner[None, None].float(), size, mode="nearest-exact")[0, 0].to(torch.uint8)
+    return _nearest(large.argmax(dim=0).to(torch.uint8).cpu().numpy(), size)
+
+
+def _nearest(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a mask to (height, width) as Pillow does: halfway between two pixels PyTorch takes another."""
+    return np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def propagate_labels(

@@ -120,12 +120,11 @@ def _segment(
     mask = video.mask(0)
     write_mask(aside / video.masks[0].name, mask)
     first = next(features)
-    labels = patch_labels(torch.from_numpy(mask).to(first.device), (*first.shape[:2],), video.n_objects)
+    labels = patch_labels(mask, (*first.shape[:2],), video.n_objects)
     bar.update()
     everything = itertools.chain([first], features)
     for path, soft in zip(video.masks[1:], propagate_labels(everything, labels, **propagation), strict=True):
-        found = pixel_mask(soft, backbone.patch_embed.patch_size, video.size)
-        write_mask(aside / path.name, found.cpu().numpy())
+        write_mask(aside / path.name, pixel_mask(soft, backbone.patch_embed.patch_size, video.size))
         bar.update()
     aside.rename(folder)
 
