@@ -15,6 +15,7 @@ from vmflearn.evaluate.report import Report
 COMMANDS: dict[str, str] = {
     "features": "vmflearn.evaluate.commands.features",
     "knn": "vmflearn.evaluate.commands.knn",
+    "prototypes": "vmflearn.evaluate.commands.prototypes",
 }
 
 
