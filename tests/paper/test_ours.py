@@ -39,6 +39,14 @@ def test_runs_are_averaged(write):
     assert result.interval == pytest.approx((result.value - 0.58 / 3**0.5, result.value + 0.58 / 3**0.5))
 
 
+def test_what_was_judged_is_told(write, tmp_path):
+    path = write("9:\n  DINO:\n    kNN: [knn.json k=20, judged.json]\n")
+    settings = {"checkpoint": "runs/a (teacher)", "digest": "0123456789abcdef"}
+    (tmp_path / "judged.json").write_text(json.dumps({"rows": [{"top1": 0.5}], "settings": settings}))
+    result = read_ours(path).results[9]["ViT-Small/16 DINO"]["kNN"]
+    assert result.sources == ("knn.json k=20", "judged.json, of runs/a (teacher), weights 01234567")
+
+
 def test_counts_stay_counts(write):
     path = write(
         "4:\n  ViT-Small/16 DINO:\n    largest set: 'pro.json threshold=0.90 largest'\n",

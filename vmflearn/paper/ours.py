@@ -49,7 +49,7 @@ class Result:
     low, high : float or None
         Ends of the interval of a single run, where its file states one.
     sources : tuple of str
-        Where it comes from, as the YAML file says it.
+        Where it comes from: as the YAML file says it, with the network that was judged.
     """
 
     value: float
@@ -132,7 +132,8 @@ def _result(sources: Any, folder: Path, table: Table, place: str) -> Result:
     if len(found) == 1:
         return found[0]
     values = [result.value for result in found]
-    return Result(statistics.fmean(values), statistics.stdev(values), None, None, tuple(listed))
+    sources = tuple(source for result in found for source in result.sources)
+    return Result(statistics.fmean(values), statistics.stdev(values), None, None, sources)
 
 
 def _read_source(source: str, folder: Path, table: Table, place: str) -> Result:
@@ -146,7 +147,7 @@ def _read_source(source: str, folder: Path, table: Table, place: str) -> Result:
     if len(wanted) > 1:
         raise OursError(f"{place}: {source!r} names several values, {' and '.join(wanted)}; give one")
     path = folder / Path(file).expanduser()
-    rows = _rows(path, place)
+    rows, judged = _rows(path, place)
     left = [row for row in rows if all(_same(row.get(key), text) for key, text in conditions.items())]
     if len(left) != 1:
         raise OursError(
@@ -159,19 +160,24 @@ def _read_source(source: str, folder: Path, table: Table, place: str) -> Result:
     low, high = (
         _number(row, name, table, place) if name in row else None for name in (f"{wanted[0]}_low", f"{wanted[0]}_high")
     )
-    return Result(_number(row, wanted[0], table, place), None, low, high, (source,))
+    return Result(_number(row, wanted[0], table, place), None, low, high, (f"{source}{judged}",))
 
 
-def _rows(path: Path, place: str) -> list[dict[str, Any]]:
+def _rows(path: Path, place: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a result, and what was judged, where it says so."""
+    settings: Any = None
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows, settings = content["rows"], content.get("settings")
     except OSError as error:
         raise OursError(f"{place}: {path} cannot be read: {_reason(error)}") from None
     except (ValueError, KeyError, TypeError):
         rows = None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise OursError(f"{place}: {path} is no result of scripts/evaluate.py --output: it has no rows")
-    return rows
+    if not isinstance(settings, dict) or not {"checkpoint", "digest"} <= settings.keys():
+        return rows, ""
+    return rows, f", of {settings['checkpoint']}, weights {str(settings['digest'])[:8]}"
 
 
 def _same(value: Any, text: str) -> bool:

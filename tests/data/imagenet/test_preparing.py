@@ -88,6 +88,13 @@ def test_train_tars_that_lie_unpacked(small, archives, tmp_path):
     assert found == small.expected()
 
 
+def test_kaggles_inner_folder(small, kaggle, tmp_path):
+    prepare(kaggle / "ILSVRC", tmp_path / "out", subset=True)
+    found = contents(tmp_path / "out")
+    del found["classes.tsv"]
+    assert found == small.expected()
+
+
 def test_a_development_kit_that_is_unpacked(small, archives, tmp_path):
     with tarfile.open(archives / "ILSVRC2012_devkit_t12.tar.gz") as tar:
         tar.extractall(archives, filter="data")

@@ -65,11 +65,10 @@ def read_devkit(path: Path) -> Classes:
         numbers = [int(line) for line in truth.split()]
     except (OSError, EOFError, KeyError, ValueError, tarfile.TarError) as error:
         raise ValueError(f"the development kit {path} cannot be read: {error}; download it again") from None
-    synsets = _synsets(path, meta)
-    leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
+    rows = [row for row in _synsets(path, meta) if int(row["num_children"]) == 0]
+    leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
     if unknown := sorted(set(numbers) - leaves.keys()):
         raise ValueError(f"the ground truth of {path} names class {unknown[0]}, which its meta.mat does not have")
-    rows = [row for row in synsets if int(row["num_children"]) == 0]
     return Classes(
         words={str(row["WNID"]): str(row["words"]) for row in rows},
         ids={synset: number for number, synset in leaves.items()},

@@ -87,11 +87,14 @@ def find_parts(source: Path) -> tuple[list[Part], Classes]:
     single = sorted(
         path for path in (*source.glob("n*.tar"), *source.glob("train/n*.tar")) if SYNSET.fullmatch(path.stem)
     )
-    parquet = sorted(path for prefix in PARTS for path in source.glob(f"**/{prefix}-*.parquet"))
+    parquet = sorted(
+        path for prefix in PARTS for below in ("", "data/") for path in source.glob(f"{below}{prefix}-*.parquet")
+    )
     archives = [source / name for name in (TRAIN, VAL) if (source / name).exists()]
+    above = source.resolve().parent if source.resolve().name == IMAGES.partition("/")[0] else source  # ILSVRC itself
     kinds = {
         "archives": archives or single,
-        "Kaggle's folder": [source] if (source / IMAGES).is_dir() else [],
+        "Kaggle's folder": [place for place in (source, above) if (place / IMAGES).is_dir()][:1],
         "Kaggle's zip file": [source / ZIP] if (source / ZIP).exists() else [],
         "parquet files": parquet,
     }

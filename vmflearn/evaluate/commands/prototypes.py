@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normalization",
         choices=NORMALIZATIONS,
-        help="how prototypes score, where the file cannot tell: vmf for a DINO-vMF of other code (default: as in the file)",
+        help="how prototypes score, where the file cannot tell: vmf for a DINO-vMF of other code (default: as it says)",
     )
     parser.add_argument("--temperature", type=float, help="default: 0.07 for a teacher, 0.1 for a student")
     parser.add_argument("--k", type=int, default=20, help="neighbours (default: %(default)s)")
