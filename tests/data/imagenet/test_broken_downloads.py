@@ -33,6 +33,19 @@ def test_an_archive_that_is_cut_short_anywhere(archives, tmp_path, part):
     prepare(archives, tmp_path / "whole", subset=True)
 
 
+def test_a_class_that_was_cut_short_before_it_was_packed(small, archives, tmp_path):
+    """The last one: behind it are zeros, which could pass for the rest of an image and for an end."""
+    classes = small.class_tars()
+    name, whole = classes.popitem()
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        end = max(member.offset_data + member.size for member in tar)
+    for length in range(0, end, 512):
+        (archives / TRAIN).write_bytes(small.tar_bytes({**classes, name: whole[:length]}))
+        refuses(
+            archives, tmp_path, rf"{name} in .*{TRAIN} is (cut short|damaged|no plain tar).*; download {TRAIN} again"
+        )
+
+
 def test_a_class_whose_header_is_damaged(archives, tmp_path):
     data = bytearray((archives / TRAIN).read_bytes())
     with tarfile.open(archives / TRAIN) as tar:

@@ -127,7 +127,7 @@ def _members(path: Path, name: str, file: IO[bytes], start: int, size: int) -> I
                 if member.isfile():
                     yield member, member.offset_data
             file.seek(tar.offset)
-            mark = file.read(tarfile.BLOCKSIZE)
+            mark = file.read(min(tarfile.BLOCKSIZE, max(start + size - tar.offset, 0)))
     except tarfile.ReadError as error:
         raise ValueError(f"{where} is no plain tar file ({error}); download {path.name} again") from None
     if len(mark) < tarfile.BLOCKSIZE or mark.strip(b"\0"):
