@@ -111,7 +111,7 @@ def test_images_without_classes_are_refused_in_the_words_of_their_source(tmp_pat
     classes = images(tmp_path / "train", "cat/1.png", "dog/2.png")
     flat = images(tmp_path / "val", "ILSVRC2012_val_1.png", "cat/2.png")
     with pytest.raises(
-        ConfigError, match=r"data\.val_root asks for kNN, which needs class sub-folders .*torch/imagenet"
+        ConfigError, match=r"data\.val_root asks for kNN, which needs class sub-folders .*prepare_imagenet\.py"
     ):
         probe("folder", classes, flat)
     with pytest.raises(ConfigError, match=r"needs class sub-folders .* in .*val; .*1\.png lies in no class folder"):

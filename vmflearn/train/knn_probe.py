@@ -24,8 +24,8 @@ CHUNK = 256
 SEARCHED = 8192
 """Test images whose neighbours are searched between two."""
 WAY_TO_CLASSES = {
-    "folder": "class sub-folders (each image in the folder of its class, validation images too; data.source=timm "
-    "data.name=torch/imagenet sorts ImageNet's archives as downloaded)",
+    "folder": "class sub-folders (each image in the folder of its class, validation images too; "
+    "scripts/prepare_imagenet.py sorts ImageNet's as downloaded)",
     "shards": "a KEY.cls with the number of its class beside every image (as scripts/make_shards.py makes of folders)",
     "timm": "the class of every image",
 }

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "copies": "vmflearn.evaluate.commands.copies",
     "segmentation": "vmflearn.evaluate.commands.segmentation",
     "finetune": "vmflearn.evaluate.commands.finetune",
+    "prototypes": "vmflearn.evaluate.commands.prototypes",
 }
 
 
