@@ -6,8 +6,18 @@ _HOMES = {
     "colour_statistics": "features",
     "extract_features": "features",
     "pixel_features": "features",
+    "Features": "extraction",
+    "extract": "extraction",
+    "bootstrap_interval": "intervals",
     "knn_accuracy": "knn",
     "knn_predict": "knn",
+    "knn_votes": "knn",
+    "Model": "model",
+    "load_model": "model",
+    "nearest": "neighbours",
+    "last_blocks": "readouts",
+    "Report": "report",
+    "open_splits": "splits",
 }
 __all__ = sorted(_HOMES)
 

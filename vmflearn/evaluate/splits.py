@@ -77,20 +77,26 @@ def check_classes(train: ImageSource, train_place: str, test: ImageSource, test_
             )
     if len(train.class_names) < 2:
         raise ValueError(f"{train_place} has one class, {train.class_names[0]}: every answer would be right")
-    if train.class_names == test.class_names:
-        return
-    known, seen = set(train.class_names), set(test.class_names)
-    lacking = [name for name in train.class_names if name not in seen]
-    foreign = [name for name in test.class_names if name not in known]
-    told = [f"it lacks {some_names(lacking)}"] if lacking else []
-    told += [f"it has {some_names(foreign)} besides"] if foreign else []
-    raise ValueError(
-        f"the test images in {test_place} must have the classes of {train_place}, in their order: "
-        + (" and ".join(told) or "the order is another")
-    )
+    unlike = unlike_classes(train.class_names, test.class_names)
+    if unlike:
+        raise ValueError(
+            f"the test images in {test_place} must have the classes of {train_place}, in their order: {unlike}"
+        )
 
 
-def some_names(names: Sequence[str], shown: int = 4) -> str:
+def unlike_classes(train: Sequence[str], test: Sequence[str]) -> str:
+    """Which classes of one part the other lacks, for a message about the test part; "" if all are the same."""
+    if tuple(train) == tuple(test):
+        return ""
+    known, seen = set(train), set(test)
+    lacking = [name for name in train if name not in seen]
+    foreign = [name for name in test if name not in known]
+    told = [f"it lacks {_some(lacking)}"] if lacking else []
+    told += [f"it has {_some(foreign)} besides"] if foreign else []
+    return " and ".join(told) or "the order is another"
+
+
+def _some(names: Sequence[str], shown: int = 4) -> str:
     """A few of some names, and how many there are."""
     few = ", ".join(names[:shown])
     return few if len(names) <= shown else f"{few} and {len(names) - shown:,} more"

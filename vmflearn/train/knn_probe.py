@@ -1,22 +1,23 @@
 """kNN on frozen features while a run goes on: the one number that says whether the representation gets better."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from vmflearn import distributed
-from vmflearn.data.decoding import ImageSource, UnreadableImage
+from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
+from vmflearn.data.workers import WorkerLoader
+from vmflearn.evaluate.extraction import Centred
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
 from vmflearn.evaluate.knn import knn_accuracy, knn_predict
+from vmflearn.evaluate.splits import unlike_classes
 from vmflearn.train.config import Config, ConfigError, DataConfig
 from vmflearn.train.input.batches import DataError
 from vmflearn.train.input.loader import open_training, open_validation
-from vmflearn.train.input.workers import WorkerLoader
 
 CHUNK = 256
 """Images whose features are extracted between two looks at whether to go on."""
@@ -161,23 +162,12 @@ def _check_classes(data: DataConfig, train: ImageSource, test: ImageSource) -> N
             f"{asks} asks for kNN, and {places[0]} has one class, {train.class_names[0]}: "
             f"every answer would be right; leave {asks} out, or give images of two classes or more"
         )
-    if train.class_names == test.class_names:
+    unlike = unlike_classes(train.class_names, test.class_names)
+    if not unlike:
         return
-    known, seen = set(train.class_names), set(test.class_names)
-    lacking = [name for name in train.class_names if name not in seen]
-    foreign = [name for name in test.class_names if name not in known]
-    told = [f"it lacks {_some(lacking)}"] if lacking else []
-    told += [f"it has {_some(foreign)} besides"] if foreign else []
     raise ConfigError(
-        f"the validation images in {places[1]} must have the classes of {places[0]}, in their order: "
-        + (" and ".join(told) or "the order is another")
+        f"the validation images in {places[1]} must have the classes of {places[0]}, in their order: {unlike}"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    """A few of some names, and how many there are."""
-    few = ", ".join(names[:4])
-    return few if len(names) <= 4 else f"{few} and {len(names) - 4:,} more"
 
 
 class _Labelled:
@@ -198,24 +188,8 @@ class _Labelled:
                 yield self.images[wanted], torch.ones(len(wanted), dtype=torch.bool)
         else:
             yield from WorkerLoader(
-                _Centred(self.images, size), workers=self.workers, sampler=mine.tolist(), batch_size=CHUNK
+                Centred(self.images, size, round(size * 8 / 7)),
+                workers=self.workers,
+                sampler=mine.tolist(),
+                batch_size=CHUNK,
             )
-
-
-class _Centred(Dataset):
-    """Images of a folder as DINO evaluates them: the shorter side at 8/7 of the size (256 for 224), central square."""
-
-    def __init__(self, source: ImageSource, size: int):
-        self.source, self.size = source, size
-
-    def __getitem__(self, index: int) -> tuple[Tensor, bool]:
-        from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2 import functional as F
-
-        try:
-            image = self.source.read(index)
-        except UnreadableImage:
-            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), False
-        side = round(self.size * 8 / 7)
-        image = F.resize(image, [side], interpolation=InterpolationMode.BICUBIC, antialias=True)
-        return F.center_crop(image, [self.size, self.size]), True

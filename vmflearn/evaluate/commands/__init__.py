@@ -13,6 +13,7 @@ from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.report import Report
 
 COMMANDS: dict[str, str] = {
+    "features": "vmflearn.evaluate.commands.features",
     "knn": "vmflearn.evaluate.commands.knn",
     "retrieval": "vmflearn.evaluate.commands.retrieval",
     "copies": "vmflearn.evaluate.commands.copies",
