@@ -5,6 +5,7 @@ images in ways of their own, at several scales say.
 """
 
 import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,7 +67,7 @@ def rows_in_parts(
         done: dict[int, np.ndarray] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        with tqdm(total=sum(len(_numbers(s, n)) for s in mine), desc=what, disable=distributed.rank() > 0) as bar:
+        with tqdm(total=sum(len(_numbers(s, n)) for s in mine), desc=what, disable=quiet()) as bar:
             for start in mine:
                 numbers = _numbers(start, n)
                 kept = None if folder is None else folder / f"{start:08d}.npy"
@@ -83,6 +84,11 @@ def rows_in_parts(
     for found in distributed.gather_objects(distributed.all_or_none(work)):
         parts |= found
     return torch.from_numpy(np.concatenate([parts[start] for start in starts]))
+
+
+def quiet() -> bool:
+    """Whether no progress bar is shown: on processes but the first, and where nobody watches."""
+    return distributed.rank() > 0 or not sys.stderr.isatty()
 
 
 def _numbers(start: int, n: int) -> range:

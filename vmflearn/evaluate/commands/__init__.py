@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "retrieval": "vmflearn.evaluate.commands.retrieval",
     "copies": "vmflearn.evaluate.commands.copies",
     "segmentation": "vmflearn.evaluate.commands.segmentation",
+    "finetune": "vmflearn.evaluate.commands.finetune",
 }
 
 

@@ -26,6 +26,7 @@ from vmflearn.environment import write_whole
 from vmflearn.evaluate.davis import SHORT, Sequence, open_sequence, read_mask, sequence_names, write_mask
 from vmflearn.evaluate.intervals import bootstrap_interval
 from vmflearn.evaluate.model import Model
+from vmflearn.evaluate.parts import quiet
 from vmflearn.evaluate.propagation import patch_labels, pixel_mask, propagate_labels
 from vmflearn.evaluate.report import Report
 from vmflearn.evaluate.segmentation import ObjectScores, mean_over_objects, sequence_scores
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     def work() -> dict[str, list[ObjectScores]]:
         found = {}
         videos = [open_sequence(arguments.data, name) for name in mine]  # what is missing shows before the first hour
-        with tqdm(total=sum(map(len, videos)), desc="frames", disable=distributed.rank() > 0) as bar:
+        with tqdm(total=sum(map(len, videos)), desc="frames", disable=quiet()) as bar:
             for video in videos:
                 folder = arguments.masks / video.name
                 if folder.is_dir():
