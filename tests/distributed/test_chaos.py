@@ -1,7 +1,7 @@
 """Two processes under torchrun, on tar shards, and everything that goes wrong in a week of training, in a minute.
 
-Processes are killed five times, a checkpoint is cut short, an image within a shard is damaged, the disk is full during a
-save, and a scheduler asks for the node: the run must end with every step taken once, and say what happened.
+Processes are killed five times, a checkpoint is cut short, an image within a shard is damaged, the disk is full during
+a save, and a scheduler asks for the node: the run must end with every step taken once, and say what happened.
 """
 
 import os
@@ -131,7 +131,7 @@ def test_the_run_ends_as_if_nothing_had_happened(tmp_path, shards):
     reached = []
     for accident in range(ACCIDENTS):
         run.wait_for(8 * (accident + 1) + rng.randrange(4))
-        if accident == ACCIDENTS - 1:  # not a kill: no file may grow any more, as on a full disk, and the next checkpoint is due
+        if accident == ACCIDENTS - 1:  # no kill: no file may grow any more, as on a full disk; a checkpoint is due
             resource.prlimit(run.process(0), resource.RLIMIT_FSIZE, (100_000, 100_000))
             before, deadline = run.log.read_text().count("could not be written"), time.monotonic() + 60
             while run.log.read_text().count("could not be written") == before and time.monotonic() < deadline:
