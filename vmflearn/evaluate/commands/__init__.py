@@ -14,7 +14,9 @@ from vmflearn.evaluate.report import Report
 
 COMMANDS: dict[str, str] = {
     "features": "vmflearn.evaluate.commands.features",
+    "fewshot": "vmflearn.evaluate.commands.fewshot",
     "knn": "vmflearn.evaluate.commands.knn",
+    "transfer": "vmflearn.evaluate.commands.transfer",
     "prototypes": "vmflearn.evaluate.commands.prototypes",
 }
 
