@@ -16,8 +16,8 @@ COMMANDS: dict[str, str] = {
     "features": "vmflearn.evaluate.commands.features",
     "fewshot": "vmflearn.evaluate.commands.fewshot",
     "knn": "vmflearn.evaluate.commands.knn",
-    "transfer": "vmflearn.evaluate.commands.transfer",
     "prototypes": "vmflearn.evaluate.commands.prototypes",
+    "transfer": "vmflearn.evaluate.commands.transfer",
 }
 
 
