@@ -16,6 +16,7 @@ shown below its own.
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     tables = [TABLES[number] for number in dict.fromkeys(settings.numbers) or TABLES]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # a page of HTML says that it is; and a terminal's may lack the marks
     sys.stdout.write(FORMATS[settings.format](tables, ours))
     return 0
 

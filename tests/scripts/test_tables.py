@@ -1,6 +1,7 @@
 """The script as its user runs it."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -48,6 +49,15 @@ def test_errors_are_one_line(run, tmp_path):
     code, _, err = run(0, 16)
     assert code == 2
     assert err.splitlines()[-1].endswith("the paper has no table 0, 16; its tables are 1 to 15")
+
+
+def test_marks_are_written_wherever_the_output_goes(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps({"rows": [{"unique": 5000}]}))
+    (tmp_path / "mine.yaml").write_text("4:\n  ViT-Base/16 DINO:\n    unique: p.json unique\n")
+    command = [sys.executable, str(SCRIPT), "4", "--ours", str(tmp_path / "mine.yaml")]
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=variables, capture_output=True, timeout=60, check=True)
+    assert "5,000 (+4,225)▲" in done.stdout.decode("utf-8")
 
 
 def test_it_starts_at_once():

@@ -8,10 +8,12 @@ _HOMES = {
     "pixel_features": "features",
     "Features": "extraction",
     "extract": "extraction",
+    "few_shot_hits": "few_shot",
     "bootstrap_interval": "intervals",
     "knn_accuracy": "knn",
     "knn_predict": "knn",
     "knn_votes": "knn",
+    "logistic_path": "logistic",
     "Model": "model",
     "load_model": "model",
     "nearest": "neighbours",
@@ -22,6 +24,7 @@ _HOMES = {
     "last_blocks": "readouts",
     "Report": "report",
     "open_splits": "splits",
+    "cross_validation": "transfer",
 }
 __all__ = sorted(_HOMES)
 

@@ -95,7 +95,9 @@ def sources_of(table: Table, ours: Sequence[Ours]) -> list[str]:
         for name, results in each.results.get(table.number, {}).items():
             for column, result in results.items():
                 digits = _digits(table, column)
-                ends = "" if result.low is None else f" [{result.low:.{digits}f}, {result.high:.{digits}f}]"
+                ends = ""
+                if result.interval and result.spread is None:
+                    ends = " [{:.{d}f}, {:.{d}f}]".format(*result.interval, d=digits)
                 shown = Cell(result.value, digits, result.spread)
                 found.append(f"{each.label}, {name}, {column}: {shown}{ends} from {'; '.join(result.sources)}")
     return found

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,8 +28,7 @@ class Part(ABC):
 
     def __init__(self, title: str, names: Sequence[str], sizes: Sequence[int], notes: Sequence[str] = ()) -> None:
         if len(set(names)) < len(names):
-            seen: set[str] = set()
-            twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            (twice, _), *_ = Counter(names).most_common(1)
             raise ValueError(f"the {title} part holds {twice} twice; download it again")
         self.title, self.names, self.sizes, self.notes = title, list(names), list(sizes), list(notes)
         self.number_classes(sorted({name.partition("/")[0] for name in names}))

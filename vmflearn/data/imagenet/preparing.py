@@ -172,18 +172,13 @@ def write_folders(part: Part, folder: str | Path) -> None:
     with alone(folder):
         _claim(part, folder)
         temporary = folder / ".writing"
-        by_class: dict[str, list[int]] = {}
-        for index, name in enumerate(part.names):
-            by_class.setdefault(name.partition("/")[0], []).append(index)
-        with tqdm(total=len(part), desc=f"writing {folder.name}", unit=" images", disable=None) as bar:
-            there = {name: _sizes(folder / name) for name in by_class}
-            for index in range(len(part)):  # in the source's order, in which it is read fastest
-                name = part.name(index)
-                group, _, file = name.partition("/")
-                size = there[group].get(file)
-                if size is None or part.size(index) not in (UNKNOWN, size):
-                    _write(part, index, temporary, folder / name)
-                bar.update()
+        there = {group: _sizes(folder / group) for group in {name.partition("/")[0] for name in part.names}}
+        # In the source's order, in which it is read fastest.
+        for index, name in enumerate(tqdm(part.names, desc=f"writing {folder.name}", unit=" images", disable=None)):
+            group, _, file = name.partition("/")
+            size = there[group].get(file)
+            if size is None or part.size(index) not in (UNKNOWN, size):
+                _write(part, index, temporary, folder / name)
         temporary.unlink(missing_ok=True)
 
 
