@@ -33,6 +33,7 @@ from IPython.core.interactiveshell import InteractiveShell
 LONGEST_MESSAGE = 600  # characters
 FILE_BYTES = 256 * 2**20
 PR_SET_CHILD_SUBREAPER = 36
+HEAP = 1 << 9  # the flag of classes that can be patched
 
 
 def run_source(source: str, name: str, names: dict[str, Any]) -> None:
@@ -109,34 +110,38 @@ class Originals:
     """Every function of every module as it was, to undo what a student has put in its place."""
 
     def __init__(self) -> None:
-        modules = [module for module in sys.modules.values() if isinstance(module, types.ModuleType)]
-        self.modules = [(module, dict(vars(module))) for module in modules]
-        kinds = {
-            value
-            for module, names in self.modules
-            if module.__name__.split(".")[0] in ("vmflearn", "torch", "numpy")
+        modules = [builtins, *(module for module in sys.modules.values() if isinstance(module, types.ModuleType))]
+        self.modules = [(vars(module), module.__name__, functions(vars(module))) for module in modules]
+        self.classes = {
+            value: functions(vars(value))
+            for _, module, names in self.modules
             for value in names.values()
-            if isinstance(value, type) and value.__flags__ & (1 << 9)  # a class made in Python: it can be patched
+            if module.split(".")[0] in ("vmflearn", "torch", "numpy")
+            and isinstance(value, type)
+            and value.__flags__ & HEAP
         }
-        self.classes = [(kind, dict(vars(kind))) for kind in kinds]
 
     def restore(self) -> list[str]:
-        """Put every replaced function back; the names of those that were replaced."""
+        """Put every replaced function back, Python's own first; the names of those that were replaced."""
         found = []
-        for module, names in self.modules:
-            now = vars(module)
+        for now, module, names in self.modules:
             for name, value in names.items():
-                if callable(value) and now.get(name) is not value:
-                    found.append(f"{module.__name__}.{name}")
+                if now.get(name) is not value:
+                    found.append(f"{module}.{name}")
                     now[name] = value
-        for kind, names in self.classes:
+        for kind, names in self.classes.items():
             now = vars(kind)
             for name, value in names.items():
-                if callable(value) and now.get(name) is not value:
+                if now.get(name) is not value:
                     with contextlib.suppress(AttributeError, TypeError):
                         setattr(kind, name, value)
-                        found.append(f"{kind.__name__}.{name}")
+                        found.append(f"{kind.__module__}.{kind.__name__}.{name}")
         return found
+
+
+def functions(names: Any) -> dict[str, Any]:
+    """What can be called of a module's or a class's names."""
+    return {name: value for name, value in names.items() if callable(value)}
 
 
 class Room:
@@ -154,21 +159,24 @@ class Room:
             run_source(source, f"<chapter, cell {number}>", self.names)
         self.originals = Originals()
         self.own = descendants()
+        self.replaced: list[str] = []
         self.times: dict[str, float] = {}
 
     def cell(self, source: str, number: int, names: dict[str, Any]) -> dict[str, str] | str:
         """Run a student's cell in `names`; its error, or a word where it left too little memory to go on."""
+        error = None
         try:
             run_source(source, f"<cell {number}>", names)
-        except MemoryError:
+        except BaseException as caught:
+            error = caught
+        self.replaced += self.originals.restore()  # before anything here is done with a patched Python
+        if isinstance(error, MemoryError):
             return "memory"
-        except BaseException as error:
-            return {"error": first_line(error)}
-        return {"error": ""}
+        return {"error": first_line(error) if error else ""}
 
     def check(self, name: str, source: str, student: dict[str, Any]) -> dict[str, Any]:
         """Run one check on the student's answer; the chapter's own names are what they were."""
-        replaced = self.originals.restore()
+        replaced = self.replaced + self.originals.restore()
         names = dict(self.names)
         for defined in self.exercises[name]["defines"]:
             if defined in student:
@@ -231,11 +239,15 @@ class Room:
                 self.submission(steps, write)
             os._exit(0)
         os.close(write)
-        text, end = b"", time.monotonic() + seconds
-        while select.select([read], [], [], max(0, end - time.monotonic()))[0]:
-            if not (part := os.read(read, 65_536)):
+        text, end, done = b"", time.monotonic() + seconds, False
+        while time.monotonic() < end:  # a process that was left behind may hold the pipe open
+            if select.select([read], [], [], 0 if done else 0.05)[0]:
+                if not (part := os.read(read, 65_536)):
+                    break
+                text += part
+            elif done:
                 break
-            text += part
+            done = done or os.waitpid(pid, os.WNOHANG)[0] == pid
         os.close(read)
         end_processes(self.own)
         shutil.rmtree(scratch, ignore_errors=True)
