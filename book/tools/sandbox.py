@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import ctypes
 import functools
+import gc
 import json
 import linecache
 import os
@@ -107,10 +108,10 @@ def limit(memory: int, seconds: float) -> None:
 
 
 class Originals:
-    """Every function of every module as it was, to undo what a student has put in its place."""
+    """Every function of the modules that a chapter uses as it was, to undo what a student has put in its place."""
 
-    def __init__(self) -> None:
-        modules = [builtins, *(module for module in sys.modules.values() if isinstance(module, types.ModuleType))]
+    def __init__(self, chapter: dict[str, Any]) -> None:
+        modules = used_modules(chapter)
         self.modules = [(vars(module), module.__name__, functions(vars(module))) for module in modules]
         self.classes = {
             value: functions(vars(value))
@@ -139,6 +140,19 @@ class Originals:
         return found
 
 
+def used_modules(chapter: dict[str, Any]) -> list[types.ModuleType]:
+    """Python's own functions, what the names of a chapter come from, the modules in these, and all of the library."""
+    found = {"builtins", *(name for name in sys.modules if name.split(".")[0] == "vmflearn")}
+    for value in chapter.values():
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        found.add(name if isinstance(name, str) else "builtins")
+    for name in sorted(found & set(sys.modules)):
+        inner = [value for value in vars(sys.modules[name]).values() if isinstance(value, types.ModuleType)]
+        found |= {module.__name__ for module in inner if module.__name__.split(".")[0] == name.split(".")[0]}
+    names = ["builtins", *sorted(found - {"builtins", "__main__"})]
+    return [module for name in names if isinstance(module := sys.modules.get(name), types.ModuleType)]
+
+
 def functions(names: Any) -> dict[str, Any]:
     """What can be called of a module's or a class's names."""
     return {name: value for name, value in names.items() if callable(value)}
@@ -157,8 +171,9 @@ class Room:
         self.names["__builtins__"] = builtins
         for number, source in enumerate(job["context"], start=1):
             run_source(source, f"<chapter, cell {number}>", self.names)
-        self.originals = Originals()
+        self.originals = Originals(self.names)
         self.own = descendants()
+        gc.freeze()  # a fork then shares what the chapter made, where collecting would copy it
         self.replaced: list[str] = []
         self.times: dict[str, float] = {}
 
