@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import ctypes
 import functools
+import gc
 import json
 import linecache
 import os
@@ -33,6 +34,7 @@ from IPython.core.interactiveshell import InteractiveShell
 LONGEST_MESSAGE = 600  # characters
 FILE_BYTES = 256 * 2**20
 PR_SET_CHILD_SUBREAPER = 36
+HEAP = 1 << 9  # the flag of classes that can be patched
 
 
 def run_source(source: str, name: str, names: dict[str, Any]) -> None:
@@ -106,37 +108,54 @@ def limit(memory: int, seconds: float) -> None:
 
 
 class Originals:
-    """Every function of every module as it was, to undo what a student has put in its place."""
+    """Every function of the modules that a chapter uses as it was, to undo what a student has put in its place."""
 
-    def __init__(self) -> None:
-        modules = [module for module in sys.modules.values() if isinstance(module, types.ModuleType)]
-        self.modules = [(module, dict(vars(module))) for module in modules]
-        kinds = {
-            value
-            for module, names in self.modules
-            if module.__name__.split(".")[0] in ("vmflearn", "torch", "numpy")
+    def __init__(self, chapter: dict[str, Any]) -> None:
+        modules = used_modules(chapter)
+        self.modules = [(vars(module), module.__name__, functions(vars(module))) for module in modules]
+        self.classes = {
+            value: functions(vars(value))
+            for _, module, names in self.modules
             for value in names.values()
-            if isinstance(value, type) and value.__flags__ & (1 << 9)  # a class made in Python: it can be patched
+            if module.split(".")[0] in ("vmflearn", "torch", "numpy")
+            and isinstance(value, type)
+            and value.__flags__ & HEAP
         }
-        self.classes = [(kind, dict(vars(kind))) for kind in kinds]
 
     def restore(self) -> list[str]:
-        """Put every replaced function back; the names of those that were replaced."""
+        """Put every replaced function back, Python's own first; the names of those that were replaced."""
         found = []
-        for module, names in self.modules:
-            now = vars(module)
+        for now, module, names in self.modules:
             for name, value in names.items():
-                if callable(value) and now.get(name) is not value:
-                    found.append(f"{module.__name__}.{name}")
+                if now.get(name) is not value:
+                    found.append(f"{module}.{name}")
                     now[name] = value
-        for kind, names in self.classes:
+        for kind, names in self.classes.items():
             now = vars(kind)
             for name, value in names.items():
-                if callable(value) and now.get(name) is not value:
+                if now.get(name) is not value:
                     with contextlib.suppress(AttributeError, TypeError):
                         setattr(kind, name, value)
-                        found.append(f"{kind.__name__}.{name}")
+                        found.append(f"{kind.__module__}.{kind.__name__}.{name}")
         return found
+
+
+def used_modules(chapter: dict[str, Any]) -> list[types.ModuleType]:
+    """Python's own functions, what the names of a chapter come from, the modules in these, and all of the library."""
+    found = {"builtins", *(name for name in sys.modules if name.split(".")[0] == "vmflearn")}
+    for value in chapter.values():
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        found.add(name if isinstance(name, str) else "builtins")
+    for name in sorted(found & set(sys.modules)):
+        inner = [value for value in vars(sys.modules[name]).values() if isinstance(value, types.ModuleType)]
+        found |= {module.__name__ for module in inner if module.__name__.split(".")[0] == name.split(".")[0]}
+    names = ["builtins", *sorted(found - {"builtins", "__main__"})]
+    return [module for name in names if isinstance(module := sys.modules.get(name), types.ModuleType)]
+
+
+def functions(names: Any) -> dict[str, Any]:
+    """What can be called of a module's or a class's names."""
+    return {name: value for name, value in names.items() if callable(value)}
 
 
 class Room:
@@ -152,23 +171,27 @@ class Room:
         self.names["__builtins__"] = builtins
         for number, source in enumerate(job["context"], start=1):
             run_source(source, f"<chapter, cell {number}>", self.names)
-        self.originals = Originals()
+        self.originals = Originals(self.names)
         self.own = descendants()
+        gc.freeze()  # a fork then shares what the chapter made, where collecting would copy it
+        self.replaced: list[str] = []
         self.times: dict[str, float] = {}
 
     def cell(self, source: str, number: int, names: dict[str, Any]) -> dict[str, str] | str:
         """Run a student's cell in `names`; its error, or a word where it left too little memory to go on."""
+        error = None
         try:
             run_source(source, f"<cell {number}>", names)
-        except MemoryError:
+        except BaseException as caught:
+            error = caught
+        self.replaced += self.originals.restore()  # before anything here is done with a patched Python
+        if isinstance(error, MemoryError):
             return "memory"
-        except BaseException as error:
-            return {"error": first_line(error)}
-        return {"error": ""}
+        return {"error": first_line(error) if error else ""}
 
     def check(self, name: str, source: str, student: dict[str, Any]) -> dict[str, Any]:
         """Run one check on the student's answer; the chapter's own names are what they were."""
-        replaced = self.originals.restore()
+        replaced = self.replaced + self.originals.restore()
         names = dict(self.names)
         for defined in self.exercises[name]["defines"]:
             if defined in student:
@@ -231,11 +254,15 @@ class Room:
                 self.submission(steps, write)
             os._exit(0)
         os.close(write)
-        text, end = b"", time.monotonic() + seconds
-        while select.select([read], [], [], max(0, end - time.monotonic()))[0]:
-            if not (part := os.read(read, 65_536)):
+        text, end, done = b"", time.monotonic() + seconds, False
+        while time.monotonic() < end:  # a process that was left behind may hold the pipe open
+            if select.select([read], [], [], 0 if done else 0.05)[0]:
+                if not (part := os.read(read, 65_536)):
+                    break
+                text += part
+            elif done:
                 break
-            text += part
+            done = done or os.waitpid(pid, os.WNOHANG)[0] == pid
         os.close(read)
         end_processes(self.own)
         shutil.rmtree(scratch, ignore_errors=True)
