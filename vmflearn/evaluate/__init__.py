@@ -13,6 +13,7 @@ _HOMES = {
     "knn_accuracy": "knn",
     "knn_predict": "knn",
     "knn_votes": "knn",
+    "LinearSweep": "linear",
     "logistic_path": "logistic",
     "Model": "model",
     "load_model": "model",

@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "features": "vmflearn.evaluate.commands.features",
     "fewshot": "vmflearn.evaluate.commands.fewshot",
     "knn": "vmflearn.evaluate.commands.knn",
+    "linear": "vmflearn.evaluate.commands.linear",
     "transfer": "vmflearn.evaluate.commands.transfer",
 }
 
