@@ -14,7 +14,7 @@ def test_the_interval_of_a_share_is_that_of_many_drawings():
     found = bootstrap(
         (right.astype(float),), np.mean, method="percentile", n_resamples=20000, rng=0
     ).confidence_interval
-    assert (low, high) == pytest.approx(drawn.confidence_interval, abs=0.006)
+    assert (low, high) == pytest.approx(found, abs=0.006)
     assert bootstrap_interval(np.ones(9, dtype=bool)) == (1.0, 1.0)
 
 

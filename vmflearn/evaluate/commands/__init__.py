@@ -14,7 +14,10 @@ from vmflearn.evaluate.report import Report
 
 COMMANDS: dict[str, str] = {
     "features": "vmflearn.evaluate.commands.features",
+    "fewshot": "vmflearn.evaluate.commands.fewshot",
     "knn": "vmflearn.evaluate.commands.knn",
+    "linear": "vmflearn.evaluate.commands.linear",
+    "transfer": "vmflearn.evaluate.commands.transfer",
     "retrieval": "vmflearn.evaluate.commands.retrieval",
     "copies": "vmflearn.evaluate.commands.copies",
     "segmentation": "vmflearn.evaluate.commands.segmentation",
