@@ -51,6 +51,6 @@ def test_two_processes_train_as_one(tmp_path):
     (alone, first), (_, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, parameter in first.items():
         assert (parameter == second[name]).all(), name
-        if not name.endswith("qkv.bias"):  # the gradient of a third of it is zero in truth, and AdamW scales rounding up
+        if not name.endswith("qkv.bias"):  # a third of its gradient is zero in truth, and AdamW scales rounding up
             torch.testing.assert_close(parameter, alone[name], atol=1e-4, rtol=1e-3, msg=name)
     assert first["head.weight"].abs().max() > 0.01  # which was drawn with a deviation of 2e-5
