@@ -7,7 +7,8 @@
 ``--checkpoint`` is a run's folder, a checkpoint or an exported backbone of a run, a published file of DINO, iBOT or
 MSN, or ``timm:NAME``. ``evaluate.py PROTOCOL --help`` says what a protocol takes. It prints a table; ``--output``
 writes it as JSON, with every setting, the commit and the digest of the weights. With ``--cache`` the same command
-goes on where it was stopped or killed. Ctrl-C exits with 130, an error with 2.
+goes on where it was stopped or killed; fine-tuning and video segmentation go on from folders of their own. Ctrl-C exits
+with 130, an error with 2.
 """
 
 import argparse
@@ -26,17 +27,17 @@ def main() -> int:
     chosen = next((word for word in sys.argv[1:] if word in COMMANDS), None)
     protocols = parser.add_subparsers(dest="protocol", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
     for name in COMMANDS:
-        own = protocols.add_parser(name, allow_abbrev=False)
+        own = protocols.add_parser(name, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == chosen:  # the others are not imported
             command = load_command(name)
-            own.description = command.__doc__.strip().splitlines()[0]
+            own.description = command.__doc__.strip()
             _add_common(own, command.NEEDS_MODEL, command.NEEDS_DATA)
             command.add_arguments(own)
     arguments = parser.parse_args()
 
     from vmflearn.train.runs.launch import run_command
 
-    return run_command(lambda: _evaluate(arguments), goes_on="from what is in --cache")
+    return run_command(lambda: _evaluate(arguments), goes_on="from what is kept")
 
 
 def _add_common(parser: argparse.ArgumentParser, needs_model: bool, needs_data: bool) -> None:

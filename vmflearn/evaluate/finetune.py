@@ -27,6 +27,9 @@ from vmflearn.evaluate.recipes import Recipe
 class FineTuning:
     """A network in training, its optimiser and its schedule.
 
+    The learning rate changes at every step: it grows linearly, then falls as half a cosine that begins where the
+    warm-up ends. DeiT's code changes it once an epoch.
+
     Parameters
     ----------
     backbone : nn.Module

@@ -16,12 +16,13 @@ COMMANDS: dict[str, str] = {
     "features": "vmflearn.evaluate.commands.features",
     "fewshot": "vmflearn.evaluate.commands.fewshot",
     "knn": "vmflearn.evaluate.commands.knn",
+    "linear": "vmflearn.evaluate.commands.linear",
+    "transfer": "vmflearn.evaluate.commands.transfer",
     "retrieval": "vmflearn.evaluate.commands.retrieval",
     "copies": "vmflearn.evaluate.commands.copies",
     "segmentation": "vmflearn.evaluate.commands.segmentation",
     "finetune": "vmflearn.evaluate.commands.finetune",
     "prototypes": "vmflearn.evaluate.commands.prototypes",
-    "transfer": "vmflearn.evaluate.commands.transfer",
 }
 
 

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     """Mean average precision of the altered images."""
     assert model is not None
+    model.backbone.float()  # a file may hold double precision
     size = arguments.size or SIZE
     originals, altered, positives = open_copydays(arguments.data)
     others = {

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     """Top-1 accuracy, and the mean over classes, after the last epoch."""
     assert model is not None
+    model.backbone.float()  # a file may hold double precision
     if arguments.save_every < 1:
         raise ValueError(f"--save-every must be 1 or more, got {arguments.save_every}")
     given = {f.name: getattr(arguments, f.name) for f in fields(Recipe) if getattr(arguments, f.name) is not None}
@@ -83,6 +84,8 @@ def _train(
     """Train to the end, from the state that is kept; returns the mean loss of each epoch."""
     kept, per_epoch = arguments.run_dir / "state.pt", order.steps_per_epoch
     losses: list[float] = distributed.all_or_none(lambda: _resume(kept, tuning, settings))
+    if len(set(distributed.gather_objects(len(losses)))) > 1:
+        raise ValueError(f"not all processes find {kept}: --run-dir must be a folder that all nodes share")
     first, last = len(losses) * per_epoch, tuning.recipe.epochs * per_epoch
     batches = load(images, order.steps(first, last), arguments.workers)
     current: list[float] = []

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     """Mean average precision and precisions among the first 1, 5 and 10."""
     assert model is not None
+    model.backbone.float()  # a file may hold double precision
     size = arguments.size or SIZE
     if not all(0 < scale <= 1 for scale in arguments.scales):
         raise ValueError(f"--scales must lie in (0, 1], got {arguments.scales}")

@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     """J, F and their mean, over all objects and for each sequence."""
     assert model is not None
+    model.backbone.float()  # a file may hold double precision
     check_tokens(model.backbone)
     names = sequence_names(arguments.data, arguments.part)
     propagation = {name: getattr(arguments, name) for name in ("n_last", "radius", "k", "temperature")}
