@@ -94,6 +94,7 @@ bench: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/pretrain.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/input_pipeline.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/methods_on_photos.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evaluation.py
 
 clean:
 	rm -rf book/_build book/release build dist

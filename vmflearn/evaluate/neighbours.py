@@ -49,10 +49,11 @@ def nearest(train: Array, test: Tensor, k: int, *, queries: int = 1024, rows: in
     found = torch.empty(len(test), 0, dtype=dtype, device=device)
     indices = torch.empty(len(test), 0, dtype=torch.int64, device=device)
     for start in range(0, len(train), rows):
-        block = _block(train, start, start + rows)
-        if not block.isfinite().all():
+        block = _block(train, start, start + rows).to(device, dtype)
+        lengths = block.norm(dim=1, keepdim=True)  # once, for both: looking at every value costs as much again
+        if not lengths.isfinite().all() and not block.isfinite().all():
             raise ValueError("train_features holds values that are not finite; look at the network that made them")
-        block = F.normalize(block.to(device, dtype), dim=1).T
+        block = (block / lengths.clamp(min=1e-12)).T
         parts = [(chunk @ block).topk(min(k, block.shape[1]), dim=1) for chunk in test.split(queries)]
         new, places = (torch.cat(list(tensors)) for tensors in zip(*parts, strict=True))
         if start == 0:
