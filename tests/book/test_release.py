@@ -1,7 +1,10 @@
-"""Student notebooks: no solution in them, every check fails until its exercise is solved, and nothing else fails."""
+"""Student notebooks: no solution in them; every check fails until its exercise is solved, and at each wrong answer."""
 
 import re
 import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -10,6 +13,8 @@ from chapters import SRC, chapter_names, read_chapter
 from execute import execute
 from plain import PlainText
 from release import release
+
+WRONG = Path(__file__).with_name("wrong")
 
 
 @pytest.fixture(scope="module")
@@ -151,22 +156,75 @@ def test_the_command_says_it_in_one_line_and_writes_nothing(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def wrong_answers(name, solutions):
+    """Wrong answers to the exercises of a chapter: (exercise, mistake, code, message). None if it has no file of them.
+
+    An entry of `wrong/NAME.toml` has the `mistake` in words; the answer, which is the solution with `new` in place of
+    `old`, or all of `code`; and a part of the `message` of the check, which shows the student's value and the cause.
+    """
+    path = WRONG / f"{name}.toml"
+    entries = tomllib.loads(path.read_text()) if path.exists() else {}
+    answers = []
+    for exercise, mistakes in entries.items():
+        for entry in mistakes:
+            code = entry.get("code") or planted(solutions[exercise], entry["old"], entry["new"])
+            answers.append((exercise, entry["mistake"], code, entry["message"]))
+    return answers
+
+
+def planted(solution, old, new):
+    """The solution with `new` in the one place where `old` stands."""
+    body = re.search(r"### BEGIN SOLUTION\n(.*?)\n[ \t]*### END SOLUTION", solution, re.S)[1]
+    if body.count(old) != 1:
+        raise ValueError(f"{old!r} stands {body.count(old)} times in the solution, not once:\n{body}")
+    return solution.replace(body, body.replace(old, new))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", chapter_names())
 def test_checks_fail_until_solved_and_nothing_else_does(students, name, tmp_path):
+    teacher = read_chapter(SRC / f"{name}.md").cells
+    solutions, checks = (
+        {c.metadata["nbgrader"]["grade_id"].removesuffix("-check"): c for c in teacher if grading(c, kind)}
+        for kind in ("solution", "grade")
+    )
+    answers = wrong_answers(name, {exercise: cell.source for exercise, cell in solutions.items()})
+    refused = [(mistake, message, new_cell(checks[exercise].source)) for exercise, mistake, _, message in answers]
+    mistaken = [new_cell(code) for _, _, code, _ in answers]
+    solved = [new_cell(cell.source) for exercise in solutions for cell in (solutions[exercise], checks[exercise])]
     notebook = nbformat.read(students / f"{name}.ipynb", 4)
     unsolved = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    solved = [c for c in read_chapter(SRC / f"{name}.md").cells if grading(c, "solution") or grading(c, "grade")]
-    for number, cell in enumerate(solved):
-        cell.id = f"solved-{number}"
-    notebook.cells = unsolved + solved  # as a student does: run all, then solve one after the other in the same kernel
+    notebook.cells = unsolved.copy()  # as a student does, in one kernel: run all, give wrong answers, then solve
+    for cell, (_, _, check) in zip(mistaken, refused, strict=True):
+        notebook.cells += [cell, check]
+    notebook.cells += solved
     execute(notebook, name, tmp_path, allow_errors=True)
     for cell in unsolved:
         errors = [output.ename for output in cell.outputs if output.output_type == "error"]
         assert errors == (["NotImplementedError"] if grading(cell, "grade") else []), cell.source
-    for cell in solved:
+    for mistake, message, check in refused:
+        errors = [(output.ename, output.evalue) for output in check.outputs if output.output_type == "error"]
+        assert [kind for kind, _ in errors] == ["AssertionError"], f"{mistake}: {errors}"
+        assert message in errors[0][1], f"{mistake}: {errors[0][1]}"
+    for cell in mistaken + solved:
         errors = [output for output in cell.outputs if output.output_type == "error"]
         assert errors == [], f"{cell.source}\n{errors}"
+
+
+def new_cell(source):
+    return nbformat.v4.new_code_cell(source)
+
+
+@pytest.mark.parametrize("path", sorted(WRONG.glob("*.toml")), ids=lambda path: path.stem)
+def test_each_exercise_has_five_wrong_answers(path):
+    cells = [cell for cell in read_chapter(SRC / f"{path.stem}.md").cells if grading(cell, "solution")]
+    solutions = {cell.metadata["nbgrader"]["grade_id"]: cell.source for cell in cells}
+    answers = wrong_answers(path.stem, solutions)
+    assert len({(exercise, code) for exercise, _, code, _ in answers}) == len(answers)
+    count = Counter(exercise for exercise, *_ in answers)
+    assert {exercise: n for exercise in solutions if (n := count[exercise]) < 5} == {}
+    assert set(count) == set(solutions)
+    assert all(len(message) >= 10 for *_, message in answers)
 
 
 PLAIN = PlainText(
