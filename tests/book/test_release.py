@@ -224,7 +224,7 @@ def test_each_exercise_has_five_wrong_answers(path):
     count = Counter(exercise for exercise, *_ in answers)
     assert {exercise: n for exercise in solutions if (n := count[exercise]) < 5} == {}
     assert set(count) == set(solutions)
-    assert all(len(message) >= 10 for *_, message in answers)
+    assert [message for *_, message in answers if len(message) < 10] == []
 
 
 PLAIN = PlainText(
