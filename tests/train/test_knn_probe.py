@@ -6,9 +6,10 @@ from PIL import Image
 from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
 from vmflearn.data.shard_writing import write_shards
+from vmflearn.evaluate.extraction import Centred
 from vmflearn.train import ConfigError, load_config, pretrain
 from vmflearn.train.input.batches import DataError
-from vmflearn.train.knn_probe import KNNProbe, _Centred
+from vmflearn.train.knn_probe import KNNProbe
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_images_are_shown_as_dino_shows_them(size):
     want = picture.resize((int(84 * side / 60), side), Image.Resampling.BICUBIC)
     left, top = round((want.width - size) / 2), round((want.height - size) / 2)
     want = np.asarray(want.crop((left, top, left + size, top + size))).astype(int)
-    shown, readable = _Centred(One(), size)[0]
+    shown, readable = Centred(One(), size, side)[0]
     assert readable
     assert np.abs(shown.permute(1, 2, 0).numpy() - want).max() <= 2
 
