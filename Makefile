@@ -12,17 +12,19 @@ CONSTRAINTS := constraints.txt
 # that take minutes do not come last. One thread for each: two that share a core wait for one another.
 PYTEST := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup book test test-python test-lowest lint html lab pretrain store release bench clean
+.PHONY: help setup book test fast test-python test-lowest lint html lab pretrain store release course bench clean
 
 help:
 	@echo "make book      set up, execute the chapters (with the small pretraining), build the site book/_build/html"
 	@echo "make test      set up, lint, types, import contract, all tests"
+	@echo "make fast      lint, types, and the tests of the library that take no process and no chapter"
 	@echo "make test-lowest   the unit tests with the lowest versions that pyproject.toml promises (Python 3.11)"
 	@echo "make test-python PYTHON=python3.13   the unit tests on another Python, with constraints.txt"
 	@echo "make lab       open the chapters in JupyterLab"
 	@echo "make pretrain  pretrain a small ViT with DINO-vMF on photographs into runs/photos (two minutes)"
 	@echo "make html      build the site from the committed notebooks, without executing them"
 	@echo "make release   student notebooks, solutions removed, into book/release"
+	@echo "make course    a course into book/course: nbgrader tree, student and instructor bundles, slides, quiz bank"
 	@echo "make store     execute the chapters and store the committed notebooks (for authors)"
 	@echo "make bench     run the benchmarks into benchmarks/results"
 
@@ -47,6 +49,10 @@ test: $(READY) lint
 	$(BIN)/python book/tools/vendor.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST) --durations=25
 
+# For the loop of a developer: the book, the scripts, several processes and slow tests are left to `make test`.
+fast: $(READY) lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST) -m "not slow and not distributed" $(UNIT)
+
 # The unit tests in an environment of their own, made afresh: make test-python PYTHON=python3.13
 test-python:
 	$(PYTHON) -m venv --clear $(OTHER)
@@ -65,7 +71,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=. book/notebooks/01_directions.ipynb
+	$(BIN)/python book/tools/readable.py
+	$(BIN)/jupyter lab --notebook-dir=. book/lab/01_directions.ipynb
 
 pretrain: $(READY)
 	$(BIN)/python scripts/pretrain.py --config scripts/configs/photos_vit_tiny_dino_vmf.yaml
@@ -76,6 +83,9 @@ store: $(READY)
 release: $(READY)
 	$(BIN)/python book/tools/release.py
 
+course: $(READY)
+	$(BIN)/python book/tools/course.py
+
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sphere.py
@@ -85,6 +95,7 @@ bench: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/pretrain.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/input_pipeline.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/methods_on_photos.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evaluation.py
 
 clean:
 	rm -rf book/_build book/release build dist

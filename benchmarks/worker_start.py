@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from vmflearn.data import workers
 from vmflearn.data.decoding import ImageSource
 from vmflearn.data.sources import open_images
-from vmflearn.train.input import workers
 
 N_WORKERS, NAMES, IMAGES = 2, 200_000, 100
 HEAD = [

@@ -77,9 +77,10 @@ def _train(known: argparse.Namespace, rest: list[str]) -> None:
 
     from vmflearn import distributed
     from vmflearn.train import load_config
-    from vmflearn.train.runs.launch import join_processes, join_values
+    from vmflearn.train.config import join_overrides
+    from vmflearn.train.runs.launch import join_processes
 
-    overrides = join_values(rest)
+    overrides = join_overrides(rest)
     shared = load_config(known.config, overrides)
     folder = known.run_dir or Path("runs") / f"{shared.name}_ablation"
     cells = known.cells or (BALANCED if shared.teacher.centering == "sinkhorn" else CELLS)

@@ -58,12 +58,13 @@ def main() -> int:
 def _train(known: argparse.Namespace, rest: list[str]) -> None:
     """Pretrain as the command line says, or count what it would take."""
     from vmflearn.train import load_config, pretrain
+    from vmflearn.train.config import join_overrides
     from vmflearn.train.methods.from_file import add_methods_from
-    from vmflearn.train.runs.launch import join_processes, join_values
+    from vmflearn.train.runs.launch import join_processes
 
     if known.method_file is not None:
         add_methods_from(known.method_file)
-    overrides = join_values(rest)
+    overrides = join_overrides(rest)
     if known.init_from is not None:
         overrides.append(f"run.init_from={json.dumps(known.init_from)}")
     if known.dry_run:

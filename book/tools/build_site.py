@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names
+from readable import write_readable
+from syllabus import fill
 
 
 def assemble(notebooks: Path, pages: Path) -> None:
@@ -25,7 +27,7 @@ def assemble(notebooks: Path, pages: Path) -> None:
     pages.mkdir(parents=True)
     for text in sorted(SRC.glob("*.md")):
         if text.stem not in names:
-            shutil.copy2(text, pages)
+            (pages / text.name).write_text(fill(text.read_text(encoding="utf-8")), encoding="utf-8")
     for name in names:
         shutil.copy2(notebooks / f"{name}.ipynb", pages)
 
@@ -40,6 +42,7 @@ def build(notebooks: Path = NOTEBOOKS, out: Path = BUILD / "html") -> int:
     command = [sys.executable, "-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-b", "html", "-d", str(doctrees)]
     status = subprocess.run([*command, "-c", str(BOOK), str(pages), str(out)], check=False).returncode
     if status == 0:
+        write_readable(chapter_names(), out / "_sources", notebooks)  # what the download button gives
         print(f"the site is in {out}: open {out / 'index.html'}")
     return status
 

@@ -21,11 +21,15 @@ ADMONITIONS = {"note", "tip", "hint", "important", "warning", "caution", "attent
 
 
 class PlainText:
-    """Converts the text of one chapter; `words` and `cites` say what its references mean."""
+    """Converts the text of one chapter; `words` and `cites` say what its references mean.
 
-    def __init__(self, words: dict[str, str], cites: dict[str, tuple[str, str]]) -> None:
+    Solutions are folded with `solutions=True`, and left out without.
+    """
+
+    def __init__(self, words: dict[str, str], cites: dict[str, tuple[str, str]], *, solutions: bool = False) -> None:
         self.words = words
         self.cites = cites
+        self.solutions = solutions
 
     def convert(self, text: str) -> str:
         """The plain Markdown of `text`; ValueError names a directive, a role or a reference that it does not know."""
@@ -62,13 +66,14 @@ class PlainText:
     def directive(self, name: str, argument: str, options: dict[str, str], body: str) -> str:
         """One directive in plain Markdown."""
         label = self.words.get(options.get("label", ""), "")
-        if name == "solution" or name == "exercise-end":
+        if name == "exercise-end" or (name == "solution" and not self.solutions):
             return ""
         if name in ("exercise", "exercise-start"):
             return f"### {label}: {argument}\n\n{self.blocks(body)}"
         if name == "math":
             return self.display(body, label)
-        if name == "dropdown":
+        if name in ("dropdown", "solution"):
+            argument = "Solution" if name == "solution" else argument
             return f"<details>\n<summary><b>{argument}</b></summary>\n\n{self.blocks(body)}\n\n</details>"
         if name == "admonition" or name in ADMONITIONS:
             return quote(f"**{argument or name.capitalize()}**\n\n{self.blocks(body)}")

@@ -12,42 +12,23 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from chapters import BOOK, SRC, read_chapter, select
-from labels import book_labels, citations
 from nbformat import NotebookNode
 from plain import PlainText
+from readable import grading, place, plain_cells, plain_text, without_solution
 
-SOLUTION = re.compile(r"^(?P<indent>[ \t]*)### BEGIN SOLUTION.*?^[ \t]*### END SOLUTION[^\n]*", re.S | re.M)
 LEFTOVER = re.compile(
     r"(?i:(?:BEGIN|END)[ _-]*SOLUTION)|^[ \t>]*[`:]{3,}\{|\{(?:ref|eq|numref|cite|cite:[pt]|prf:ref)\}`", re.M
 )
 
 
 def student_cells(cell: NotebookNode, plain: PlainText) -> list[NotebookNode]:
-    """What a student gets of a cell: itself without its solution, and the caption of its figure."""
-    if cell.cell_type == "markdown":
-        cell.source = plain.convert(cell.source)
-        return [cell] if cell.source else []
-    solution = grading(cell, "solution")
-    if solution:
-        cell.source, count = SOLUTION.subn(
-            r"\g<indent># your code here\n\g<indent>raise NotImplementedError", cell.source
-        )
-        if not count:
-            raise ValueError("a solution without the lines ### BEGIN SOLUTION and ### END SOLUTION around it")
-    tags = cell.metadata.pop("tags", [])
-    if kept := [tag for tag in tags if tag != "hide-input"]:
-        cell.metadata["tags"] = kept
-    if "hide-input" in tags and not solution:  # the code of a moving figure: folded in JupyterLab as on the site
-        cell.metadata["jupyter"] = {"source_hidden": True}
-    figure = cell.metadata.pop("mystnb", {}).get("figure", {})
-    if caption := figure.get("caption"):
-        words = f"*{plain.words[figure['name']]}.* {plain.convert(caption)}"
-        return [cell, nbformat.v4.new_markdown_cell(words, id=f"{cell.id}-caption")]
-    return [cell]
+    """What a student gets of a cell: itself in plain Markdown and without its solution."""
+    if grading(cell, "solution"):
+        cell.source = without_solution(cell.source)
+    return plain_cells(cell, plain)
 
 
 def student_notebook(chapter: NotebookNode, plain: PlainText) -> NotebookNode:
@@ -59,28 +40,23 @@ def student_notebook(chapter: NotebookNode, plain: PlainText) -> NotebookNode:
         raise ValueError(f"not every check follows its solution by grade_id, NAME and NAME-check: {', '.join(odd)}")
     cells = []
     for number, cell in enumerate(chapter.cells, start=1):
-        place = f"cell {number} ({grading(cell, 'grade_id') or repr(cell.source[:40])})"
+        where = place(number, cell)
         try:
             given = student_cells(cell, plain)
         except (ValueError, KeyError) as error:
-            raise ValueError(f"{place}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
         for part in given:
             if found := LEFTOVER.search(part.source):
-                raise ValueError(f"{place}: {found[0].strip()!r} would be left in the student notebook")
+                raise ValueError(f"{where}: {found[0].strip()!r} would be left in the student notebook")
         cells += given
     chapter.cells = cells
     nbformat.validate(chapter)
     return chapter
 
 
-def grading(cell: NotebookNode, key: str) -> Any:
-    """An entry of what nbgrader is told of a cell; False where it is told nothing."""
-    return cell.metadata.get("nbgrader", {}).get(key, False)
-
-
 def release(names: list[str], out: Path, src: Path = SRC) -> list[Path]:
     """Write the student notebooks of the chapters `names` into `out`, all or, at a `ValueError`, none; their paths."""
-    plain = PlainText(book_labels(src), citations(BOOK / "references.bib"))
+    plain = plain_text(src)
     notebooks = {}
     for name in names:
         try:

@@ -1,15 +1,26 @@
-"""The stored notebooks come out again as they are stored: nbval executes them and compares every text output."""
+"""The stored notebooks come out again as they are stored: nbval executes them and compares every text output.
+
+They are executed once for that and for what a student meets in one kernel: all cells run with no exercise solved, where
+each check fails and nothing else does; wrong answers, whose mistakes the checks name; then the solutions. (In the order
+of the chapter they are executed when they are stored, and by `make book`.)
+"""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
-from chapters import BOOK, BUILD, NOTEBOOKS, chapter_names
+from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names, read_chapter
+from release import grading, release
+
+WRONG = Path(__file__).with_name("wrong")
 
 
 def nbval(notebook, folder):
@@ -38,28 +49,131 @@ def nbval(notebook, folder):
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
+def of_code(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def wrong_answers(name, solutions):
+    """Wrong answers to the exercises of a chapter: (exercise, mistake, code, message). None if it has no file of them.
+
+    An entry of `wrong/NAME.toml` has the `mistake` in words; the answer, which is the solution with `new` in place of
+    `old`, or all of `code`; and a part of the `message` of the check, which shows the student's value and the cause.
+    """
+    path = WRONG / f"{name}.toml"
+    entries = tomllib.loads(path.read_text()) if path.exists() else {}
+    answers = []
+    for exercise, mistakes in entries.items():
+        for entry in mistakes:
+            code = entry.get("code") or planted(solutions[exercise], entry["old"], entry["new"])
+            answers.append((exercise, entry["mistake"], code, entry["message"]))
+    return answers
+
+
+def planted(solution, old, new):
+    """The solution with `new` in the one place where `old` stands."""
+    body = re.search(r"### BEGIN SOLUTION\n(.*?)\n[ \t]*### END SOLUTION", solution, re.S)[1]
+    if body.count(old) != 1:
+        raise ValueError(f"{old!r} stands {body.count(old)} times in the solution, not once:\n{body}")
+    return solution.replace(body, body.replace(old, new))
+
+
+def refused(check, message):
+    """A cell that fails unless the check fails with the message."""
+    return (
+        f"try:\n    exec({check!r})\nexcept AssertionError as _said:\n    assert {message!r} in str(_said), _said\n"
+        "else:\n    raise AssertionError('a wrong answer passes')"
+    )
+
+
+def as_a_student(stored, released, mistakes=()):
+    """The cells that a student gets, with stored outputs; wrong answers; the stored exercises and their checks."""
+    solved = of_code(stored)
+    unsolved = of_code(released)
+    for cell, whole in zip(unsolved, solved, strict=True):
+        cell.outputs, cell.execution_count = whole.outputs, 1
+        if grading(cell, "grade"):
+            cell.outputs = [nbformat.v4.new_output("error", ename="NotImplementedError", evalue="", traceback=[])]
+            cell.metadata["tags"] = ["raises-exception"]
+        elif grading(cell, "solution"):
+            cell.outputs = []
+    exercises = [cell for cell in solved if grading(cell, "solution") or grading(cell, "grade")]
+    checks = {grading(cell, "grade_id"): cell.source for cell in solved if grading(cell, "grade")}
+    wrong = []
+    for exercise, _, code, message in mistakes:
+        for source in (code, refused(checks[f"{exercise}-check"], message)):
+            # Warnings that a wrong answer gives are no matter: its check alone is.
+            tags = {"tags": ["nbval-ignore-output"]}
+            wrong.append(nbformat.v4.new_code_cell(source, execution_count=1, metadata=tags))
+    for number, cell in enumerate(exercises):
+        cell.id = f"solved-{number}"
+    return [*unsolved, *wrong, *exercises]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", chapter_names())
-def test_stored_outputs_come_out_again(name):
+def test_checks_fail_until_solved_and_all_outputs_come_out_again(name, tmp_path):
+    stored = NOTEBOOKS / f"{name}.ipynb"
+    [released] = release([name], tmp_path, SRC)
+    notebook = nbformat.read(stored, 4)
+    solutions = {grading(c, "grade_id"): c.source for c in of_code(stored) if grading(c, "solution")}
+    notebook.cells = as_a_student(stored, released, wrong_answers(name, solutions))
+    nbformat.write(notebook, tmp_path / "executed.ipynb")
     BUILD.mkdir(exist_ok=True)
     # Inside the checkout, where `make book` executes them too: chapter 8 looks for the recipes above its own folder.
     with tempfile.TemporaryDirectory(prefix="nbval-", dir=BUILD) as folder:
-        result = nbval(NOTEBOOKS / f"{name}.ipynb", Path(folder))
+        result = nbval(tmp_path / "executed.ipynb", Path(folder))
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert " passed" in result.stdout
+    assert f"{len(notebook.cells)} passed" in result.stdout
 
 
-def test_an_altered_output_makes_it_fail(example, tmp_path):
-    stored = example / "notebooks" / "09_example.ipynb"
-    (tmp_path / "as-stored").mkdir()
-    assert nbval(stored, tmp_path / "as-stored").returncode == 0
+@pytest.mark.parametrize("path", sorted(WRONG.glob("*.toml")), ids=lambda path: path.stem)
+def test_each_exercise_has_five_wrong_answers(path):
+    cells = [cell for cell in read_chapter(SRC / f"{path.stem}.md").cells if grading(cell, "solution")]
+    solutions = {cell.metadata["nbgrader"]["grade_id"]: cell.source for cell in cells}
+    answers = wrong_answers(path.stem, solutions)
+    assert len({(exercise, code) for exercise, _, code, _ in answers}) == len(answers)
+    count = Counter(exercise for exercise, *_ in answers)
+    assert {exercise: n for exercise in solutions if (n := count[exercise]) < 5} == {}
+    assert set(count) == set(solutions)
+    assert [message for *_, message in answers if len(message) < 10] == []
 
-    notebook = nbformat.read(stored, 4)
-    output = notebook.cells[-1].outputs[0]
-    assert output.text == "two and two is 4\n"
-    output.text = "two and two is 5\n"
-    nbformat.write(notebook, tmp_path / "09_example.ipynb")
-    (tmp_path / "altered").mkdir()
-    result = nbval(tmp_path / "09_example.ipynb", tmp_path / "altered")
-    assert result.returncode == 1
-    assert "1 failed, 1 passed" in result.stdout
+
+CELLS = {  # what is run: what is stored of it
+    "print(1 + 1)": "2\n",
+    "print(1 + 2)": "2\n",  # another output
+    "1 / 0": "",  # an error that is none of a check
+}
+EXERCISES = {  # an answer: its check
+    "def good():\n    return 1": "assert good() == 1, f'it is {good()}'",
+    "def bad():\n    return 2": "assert bad() == 1",  # a stored answer that is wrong
+    "def idle():\n    return 1": "assert callable(idle)",  # a check that passes without an answer
+}
+
+
+def test_what_is_wrong_with_a_notebook_makes_it_fail(tmp_path):
+    new = nbformat.v4
+    stored, released = [], []
+    for source, text in CELLS.items():
+        outputs = [new.new_output("stream", text=text)] if text else []
+        stored.append(new.new_code_cell(source, execution_count=1, outputs=outputs))
+        released.append(new.new_code_cell(source))
+    for answer, check in EXERCISES.items():
+        for source, key in ((answer, "solution"), (check, "grade")):
+            name = answer[4 : answer.index("(")] + ("-check" if key == "grade" else "")
+            stored.append(
+                new.new_code_cell(source, execution_count=1, metadata={"nbgrader": {key: True, "grade_id": name}})
+            )
+            blank = source.partition("\n")[0] + "\n    raise NotImplementedError" if key == "solution" else source
+            released.append(new.new_code_cell(blank, metadata=stored[-1].metadata))
+    for name, cells in {"stored": stored, "released": released}.items():
+        nbformat.write(new.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    mistakes = [
+        ("good", "", f"def good():\n    return {n}", message) for n, message in ((3, "is 3"), (3, "is 4"), (1, ""))
+    ]
+    cells = as_a_student(tmp_path / "stored.ipynb", tmp_path / "released.ipynb", mistakes)
+    nbformat.write(new.new_notebook(cells=cells), tmp_path / "executed.ipynb")
+    (tmp_path / "work").mkdir()
+    result = nbval(tmp_path / "executed.ipynb", tmp_path / "work")
+    failed = [int(number) for number in re.findall(r"^FAILED .*::Cell (\d+)", result.stdout, re.M)]
+    assert failed == [1, 2, 8, 12, 14, 18], result.stdout
+    assert f"6 failed, {len(cells) - 6} passed" in result.stdout

@@ -186,6 +186,6 @@ def test_folders_that_are_no_class_of_their_own_are_said_to_be_so(tmp_path):
 def test_tar_files_are_no_images_and_the_way_out_is_told(tmp_path):
     touch(tmp_path, "n01440764.tar", "._n01440764.tar")
     with pytest.raises(
-        FileNotFoundError, match=r"n01440764\.tar is a tar file: unpack each .* data\.name=torch/imagenet"
+        FileNotFoundError, match=r"n01440764\.tar is an archive: unpack each .* \(scripts/prepare_imagenet\.py "
     ):
         open_images(tmp_path)

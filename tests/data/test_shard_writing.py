@@ -129,7 +129,7 @@ def test_the_second_of_two_at_once_is_told_so(tmp_path, folder, monkeypatch):
 
     def add_beside_another(*arguments):
         if not told:
-            with pytest.raises(ValueError, match=r"another process is writing shards to .*out; wait for it") as caught:
+            with pytest.raises(ValueError, match=r"another process is writing to .*out; wait for it") as caught:
                 write_shards(folder, tmp_path / "out")
             told.append(caught)
         add(*arguments)

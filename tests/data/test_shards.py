@@ -280,7 +280,7 @@ def test_the_way_out_of_archives_is_told(tmp_path):
     """ImageNet as it is downloaded: a tar file of tar files; and a folder above the shards."""
     foreign(tmp_path / "set" / "a.tar", [("n01440764.tar", b"inner"), ("n01443537.tar", b"inner")])
     with pytest.raises(
-        FileNotFoundError, match=r"holds archives, n01440764\.tar among them; unpack each .*torch/imagenet"
+        FileNotFoundError, match=r"holds archives, n01440764\.tar among them; unpack each .*prepare_imagenet\.py"
     ):
         open_shards(tmp_path / "set")
     with pytest.raises(

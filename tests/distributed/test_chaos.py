@@ -1,7 +1,7 @@
-"""Two processes under torchrun, on tar shards, and everything that goes wrong in a week of training, in two minutes.
+"""Two processes under torchrun, on tar shards, and everything that goes wrong in a week of training, in a minute.
 
-Processes are killed ten times, a checkpoint is cut short, an image within a shard is damaged, the disk is full during a
-save, and a scheduler asks for the node: the run must end with every step taken once, and say what happened.
+Processes are killed five times, a checkpoint is cut short, an image within a shard is damaged, the disk is full during
+a save, and a scheduler asks for the node: the run must end with every step taken once, and say what happened.
 """
 
 import os
@@ -23,7 +23,7 @@ from vmflearn.data.shard_writing import write_shards
 from vmflearn.train.runs.records import read_metrics
 
 ROOT = Path(__file__).parents[2]
-IMAGES, BATCH, EPOCHS = 256, 64, 26
+IMAGES, BATCH, EPOCHS, ACCIDENTS = 256, 64, 15, 6
 EPOCH = IMAGES // BATCH
 STEPS = EPOCH * EPOCHS
 pytestmark = [
@@ -129,9 +129,9 @@ def test_the_run_ends_as_if_nothing_had_happened(tmp_path, shards):
     run = Run(folder, tmp_path / "run", restarts=12)
     run.start()
     reached = []
-    for accident in range(11):
+    for accident in range(ACCIDENTS):
         run.wait_for(8 * (accident + 1) + rng.randrange(4))
-        if accident == 5:  # not a kill: no file may grow any more, as on a full disk, and the next checkpoint is due
+        if accident == ACCIDENTS - 1:  # no kill: no file may grow any more, as on a full disk; a checkpoint is due
             resource.prlimit(run.process(0), resource.RLIMIT_FSIZE, (100_000, 100_000))
             before, deadline = run.log.read_text().count("could not be written"), time.monotonic() + 60
             while run.log.read_text().count("could not be written") == before and time.monotonic() < deadline:
@@ -158,7 +158,7 @@ def test_the_run_ends_as_if_nothing_had_happened(tmp_path, shards):
 
     log = run.log.read_text()
     continued = [int(step) for step in re.findall(r"continuing .* at step (\d+) of", log)]
-    assert len(continued) == 12
+    assert len(continued) == ACCIDENTS + 1
     for accident, (before, after) in enumerate(zip([*reached, stopped], continued, strict=True)):
         # one epoch between two checkpoints; one more where the newest was being written, and one where it was damaged
         assert after <= before

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from vmflearn.train import load_config, pretrain
-from vmflearn.train.checkpoints.digest import digest
+from vmflearn.weights.digest import digest
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 STEPS = 20

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from vmflearn.evaluate.knn import knn_accuracy, knn_predict
+from vmflearn.evaluate.knn import knn_accuracy, knn_predict, knn_votes
 
 
 def clusters(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -165,3 +165,41 @@ def test_a_class_that_no_train_image_has_is_not_found():
     assert (
         knn_accuracy(torch.eye(2), torch.arange(2), torch.eye(2), torch.tensor([0, 7], dtype=torch.uint8), k=1) == 0.5
     )
+
+
+def test_several_k_from_one_search_are_each_k_alone():
+    (train, labels), (test, truth) = clusters(90, 0), clusters(60, 1)
+    ks = [20, 1, 3, 90]
+    for chunk_size in (7, 1024):
+        votes = knn_votes(train, labels, test, truth, ks=ks, chunk_size=chunk_size)
+        assert [v.k for v in votes] == ks
+        for v in votes:
+            assert torch.equal(v.predicted, knn_predict(train, labels, test, k=v.k))
+            assert torch.equal(v.hits(), v.predicted == truth)
+
+
+def test_ranks_are_those_of_the_votes_written_out():
+    (train, labels), (test, truth) = clusters(40, 4), clusters(50, 5)
+    truth[:4] = torch.tensor([7, 5, 4, 0])  # 5 and 7: of no train image
+    (votes,) = knn_votes(train.double(), labels, test.double(), truth, ks=[6], temperature=0.3)
+    units, t = train.double() / train.double().norm(dim=1, keepdim=True), test.double()
+    for row, true, rank in zip(t, truth.tolist(), votes.rank.tolist(), strict=True):
+        cosines = (units @ (row / row.norm())).tolist()
+        sums = {}
+        for j in sorted(range(40), key=lambda j: -cosines[j])[:6]:
+            sums[int(labels[j])] = sums.get(int(labels[j]), 0) + math.exp(cosines[j] / 0.3)
+        order = sorted(sums, key=lambda c: (-sums[c], c))
+        assert rank == (order.index(true) if true in order else 5)
+    assert votes.hits(5).sum() == (votes.rank < 5).sum() > votes.hits(1).sum()
+
+
+def test_votes_refuse_what_cannot_be_asked():
+    (train, labels), (test, truth) = clusters(9, 0), clusters(4, 1)
+    for changes, message in (
+        ({"ks": [5, 10]}, "k must be 1 to the number of train images, 9, got 10"),
+        ({"ks": []}, "ks must name at least one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            knn_votes(train, labels, test, truth, **changes)
+    with pytest.raises(ValueError, match="test_labels must be 0 or more, got -1"):
+        knn_votes(train, labels, test, -torch.ones_like(truth))

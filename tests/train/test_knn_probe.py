@@ -6,8 +6,10 @@ from PIL import Image
 from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
 from vmflearn.data.shard_writing import write_shards
+from vmflearn.evaluate.extraction import Centred
 from vmflearn.train import ConfigError, load_config, pretrain
-from vmflearn.train.knn_probe import KNNProbe, _Centred
+from vmflearn.train.input.batches import DataError
+from vmflearn.train.knn_probe import KNNProbe
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def test_images_without_classes_are_refused_in_the_words_of_their_source(tmp_pat
     classes = images(tmp_path / "train", "cat/1.png", "dog/2.png")
     flat = images(tmp_path / "val", "ILSVRC2012_val_1.png", "cat/2.png")
     with pytest.raises(
-        ConfigError, match=r"data\.val_root asks for kNN, which needs class sub-folders .*torch/imagenet"
+        ConfigError, match=r"data\.val_root asks for kNN, which needs class sub-folders .*prepare_imagenet\.py"
     ):
         probe("folder", classes, flat)
     with pytest.raises(ConfigError, match=r"needs class sub-folders .* in .*val; .*1\.png lies in no class folder"):
@@ -144,7 +146,7 @@ def test_images_are_shown_as_dino_shows_them(size):
     want = picture.resize((int(84 * side / 60), side), Image.Resampling.BICUBIC)
     left, top = round((want.width - size) / 2), round((want.height - size) / 2)
     want = np.asarray(want.crop((left, top, left + size, top + size))).astype(int)
-    shown, readable = _Centred(One(), size)[0]
+    shown, readable = Centred(One(), size, side)[0]
     assert readable
     assert np.abs(shown.permute(1, 2, 0).numpy() - want).max() <= 2
 
@@ -165,3 +167,20 @@ def test_images_that_cannot_be_read_have_no_say(tmp_path):
     for x, y in zip(features, labels, strict=True):
         assert x.isfinite().all()
         assert y.tolist() == [0, 1, 1]
+
+
+def test_what_validation_lacks_is_said_once(folders, tmp_path, capsys):
+    """Neither a file that is passed over nor one that cannot be read goes from the accuracy without a word."""
+    validation = images(tmp_path / "val", "class0/1.png", "class0/2.png", "class3/1.png", "class3/2.png")
+    (validation / "class3" / "2.png").write_bytes(b"none")
+    (validation / "class3" / "3.gif").write_bytes(b"none")
+    config = settings(folders / "two", f"data.val_root={validation}", "run.epochs=2", "run.knn_every=1")
+    pretrain(config, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert said.count("validation images: ") == 1
+    assert ".gif" in next(line for line in said.splitlines() if "validation images: " in line)
+    assert said.count("1 of 4 validation images cannot be read; kNN is measured without them") == 1
+    for path in validation.rglob("*.png"):
+        path.write_bytes(b"none")
+    with pytest.raises(DataError, match=r"^4 of 4 validation images cannot be read; mend them, or"):
+        pretrain(config, tmp_path / "blind")

@@ -16,7 +16,6 @@ from vmflearn.train import build_model, knn_probe, methods, trainer
 from vmflearn.train.checkpoints import checkpoint
 from vmflearn.train.checkpoints import writer as checkpoint_writer
 from vmflearn.train.checkpoints.checkpoint import CheckpointError
-from vmflearn.train.checkpoints.digest import digest
 from vmflearn.train.config import ConfigError, load_config
 from vmflearn.train.input import loader
 from vmflearn.train.input.loader import make_loader
@@ -27,6 +26,7 @@ from vmflearn.train.runs.records import read_metrics
 from vmflearn.train.runs.stop import Interrupted, stop_signals
 from vmflearn.train.state import State
 from vmflearn.views.batched import dino_crops, multi_crop
+from vmflearn.weights.digest import digest
 
 pytestmark = pytest.mark.usefixtures("fewer_photos")
 EVERY = 5  # three steps of 100 an epoch, and a quick kNN

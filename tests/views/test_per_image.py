@@ -8,8 +8,8 @@ from torchvision.datasets import FakeData
 from torchvision.transforms.v2 import functional as F
 
 from vmflearn.data.photos import load_photos
+from vmflearn.data.workers import START_METHOD
 from vmflearn.ssl import CropSpec, MultiCropTransform, dino_crops
-from vmflearn.train.input.workers import START_METHOD
 from vmflearn.views.crops import draw
 from vmflearn.views.per_image import crop_transform
 from vmflearn.views.photometric import IMAGENET_MEAN, IMAGENET_STD, gaussian_blur, photometric

@@ -79,3 +79,42 @@ def token_features(
         x = torch.cat([x[:, :prefix], patches], dim=1)
     features: Tensor = vit.norm(vit.blocks(vit.norm_pre(x)))
     return features
+
+
+def block_tokens(backbone: nn.Module, images: Tensor, n: int, *, norm: bool = True) -> tuple[list[Tensor], int]:
+    """Tokens of the last blocks, as DINO's ``get_intermediate_layers`` gives them.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        A Vision Transformer of `create_backbone`.
+    images : Tensor, (batch, 3, height, width)
+    n : int
+        Number of blocks, at most all of them.
+    norm : bool
+        Whether each goes through the final norm.
+
+    Returns
+    -------
+    tokens : list of Tensor, (batch, prefix + patches, dim)
+        Of the n last blocks in their order.
+    prefix : int
+        Tokens that are no patches; the class token is the first of them.
+
+    Raises
+    ------
+    ValueError
+        If the backbone is no Vision Transformer with a class token, or has fewer blocks.
+    """
+    check_tokens(backbone)
+    vit = cast(Any, backbone)
+    if not 1 <= n <= len(vit.blocks):
+        raise ValueError(f"the network has {len(vit.blocks)} blocks, and the last {n} of them were asked for")
+    found: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda _m, _i, output: found.append(output)) for block in vit.blocks[-n:]]
+    try:
+        vit.forward_features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [vit.norm(tokens) if norm else tokens for tokens in found], vit.num_prefix_tokens

@@ -1,6 +1,6 @@
-"""Turning a folder of images into tar shards that `vmflearn.data.shards` reads.
+"""Turning a folder of images, or an archive, into tar shards that `vmflearn.data.shards` reads.
 
-Files are copied as they are, in the order of the folder, so that a run on the shards sees what a run on the folder
+Files are copied as they are, in the order of their source, so that a run on the shards sees what a run on the folder
 would. A shard gets its name when all its bytes are on the disk: what is there after a kill is whole, and the same call
 makes the rest. The tar files are the same, byte for byte, whenever and wherever they are made of the same images.
 """
@@ -13,10 +13,11 @@ import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from vmflearn.data.scanning import Skipped
@@ -28,13 +29,35 @@ PLAN = "making.json"
 """What is being made, until the manifest says that it is made."""
 
 
-def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000) -> dict[str, Any]:
+class ImageFiles(Protocol):
+    """Files of images in their order, wherever they lie: `FolderImages`, or a part of an archive."""
+
+    class_names: tuple[str, ...]
+    labels: Tensor
+    notes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Name of a file, with "/" between folders."""
+
+    def size(self, index: int) -> int:
+        """Bytes of a file."""
+
+    def read_bytes(self, index: int) -> bytes:
+        """Contents of a file."""
+
+    def names_digest(self) -> str:
+        """Of all names, see `ImageSource`."""
+
+
+def write_shards(folder: str | Path | ImageFiles, out: str | Path, *, shard_size: int = 1000) -> dict[str, Any]:
     """Copy the images of a folder into shards, or go on where a call like this one was stopped.
 
     Parameters
     ----------
     folder
-        With or without class sub-folders, see `vmflearn.data.sources.open_images`.
+        With or without class sub-folders, see `vmflearn.data.sources.open_images`; or files from elsewhere.
     out
         Folder of the shards; made if it is missing.
     shard_size
@@ -59,18 +82,18 @@ def write_shards(folder: str | Path, out: str | Path, *, shard_size: int = 1000)
     if shard_size < 1:
         raise ValueError(f"shard_size must be at least 1 image, got {shard_size}")
     out = Path(out).expanduser()
-    images = open_images(folder)
-    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(images.root)):
+    images = open_images(folder) if isinstance(folder, str | Path) else folder
+    if isinstance(images, FolderImages) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(images.root)):
         raise ValueError(f"{out} lies inside of {images.root}, whose images it would then hold twice; give another")
     plan = _plan(images, shard_size)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with alone(out):
         if not _claim(out, plan):
             _write(images, out, plan)
         return json.loads((out / MANIFEST).read_text(encoding="utf-8"))
 
 
-def _write(images: FolderImages, out: Path, plan: dict[str, Any]) -> None:
+def _write(images: ImageFiles, out: Path, plan: dict[str, Any]) -> None:
     """Write the shards that are missing, then index and manifest."""
     shard_size = plan["shard_size"]
     starts = range(0, len(images), shard_size)
@@ -106,7 +129,7 @@ def _write(images: FolderImages, out: Path, plan: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Hold a folder while it is written to; ValueError if another process does. The system lets go at any end."""
     try:
         import fcntl
@@ -118,9 +141,7 @@ def _alone(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
-                f"another process is writing shards to {out}; wait for it, or give another folder"
-            ) from None
+            raise ValueError(f"another process is writing to {out}; wait for it, or give another folder") from None
         except OSError:
             pass  # a file system without locks
         yield
@@ -128,12 +149,11 @@ def _alone(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _plan(images: FolderImages, shard_size: int) -> dict[str, Any]:
+def _plan(images: ImageFiles, shard_size: int) -> dict[str, Any]:
     """What tells one conversion from another: names and sizes of the images, not all their bytes, which takes hours."""
     listing = hashlib.sha256()
     for index in range(len(images)):
-        path = images.path(index)
-        listing.update(f"{path.relative_to(images.root).as_posix()}\0{path.stat().st_size}\n".encode())
+        listing.update(f"{images.name(index)}\0{images.size(index)}\n".encode())
     return {"format": FORMAT, "images": len(images), "listing": listing.hexdigest(), "shard_size": shard_size}
 
 
@@ -157,16 +177,16 @@ def _claim(out: Path, plan: dict[str, Any]) -> bool:
     return False
 
 
-def _write_shard(images: FolderImages, members: range, path: Path) -> None:
+def _write_shard(images: ImageFiles, members: range, path: Path) -> None:
     """One tar file; under its own name once it is whole."""
     temporary = path.with_name(f".{path.name}")
     try:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for index in members:
-                source = images.path(index)
+                source = PurePosixPath(images.name(index))
                 stem = re.sub(r"[^A-Za-z0-9_-]", "_", source.stem)[:60]  # a key has no dots, and fits a plain header
                 key = f"{index:09}-{stem}"
-                _add(tar, key + source.suffix.lower(), source.read_bytes())
+                _add(tar, key + source.suffix.lower(), images.read_bytes(index))
                 if images.class_names:
                     _add(tar, f"{key}.cls", str(int(images.labels[index])).encode())
         replace_atomically(temporary, path)

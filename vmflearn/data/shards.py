@@ -272,7 +272,7 @@ def _no_images(root: Path, names: Sequence[str], notes: Sequence[str]) -> str:
     if archives:
         what = (
             f"{names[0]} holds archives, {archives[0]} among them; unpack each into a folder of its class and use "
-            "data.source=folder (data.source=timm data.name=torch/imagenet unpacks ImageNet's archives as downloaded)"
+            "data.source=folder (scripts/prepare_imagenet.py makes folders or shards of ImageNet as downloaded)"
         )
     else:
         what = "members are KEY.jpg, KEY.cls, ..."

@@ -48,6 +48,18 @@ class FolderImages(ImageSource):
         """Path of an image."""
         return self.root / self._files[index]
 
+    def name(self, index: int) -> str:
+        """Path of an image below the folder."""
+        return self._files[index]
+
+    def size(self, index: int) -> int:
+        """Bytes of an image's file."""
+        return self.path(index).stat().st_size
+
+    def read_bytes(self, index: int) -> bytes:
+        """Contents of an image's file."""
+        return self.path(index).read_bytes()
+
     def names_digest(self) -> str:
         """Of the paths below the folder, see `ImageSource`."""
         return self._digest
@@ -108,11 +120,12 @@ def open_images(root: str | Path) -> FolderImages:
 
 def _way_out(root: Path) -> str:
     """What to do about a folder without images."""
-    archives = sorted(path.name for path in root.iterdir() if path.suffix == ".tar" and not is_hidden(path.name))
+    kinds = (".tar", ".zip", ".parquet")
+    archives = sorted(path.name for path in root.iterdir() if path.suffix in kinds and not is_hidden(path.name))
     if archives:
         return (
-            f"{archives[0]} is a tar file: unpack each into a folder of its class (data.source=timm "
-            "data.name=torch/imagenet does so for ImageNet's archives), or read tar files with data.source=shards"
+            f"{archives[0]} is an archive: unpack each into a folder of its class (scripts/prepare_imagenet.py does so "
+            "for ImageNet as downloaded), or read tar files of images with data.source=shards"
         )
     return "put images there, in one sub-folder for each class if classes are known, or give another folder"
 

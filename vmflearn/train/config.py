@@ -34,7 +34,7 @@ from vmflearn.train.typed import (
     build,
     shown,
 )
-from vmflearn.train.yaml_text import YAMLTextError, read_yaml, write_yaml
+from vmflearn.yaml_text import YAMLTextError, read_yaml, write_yaml
 
 MOST_NUMBERS = 2**36  # of a head, or of one image's views: 256 GiB in float32, more than a device holds
 

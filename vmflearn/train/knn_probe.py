@@ -1,29 +1,31 @@
 """kNN on frozen features while a run goes on: the one number that says whether the representation gets better."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from vmflearn import distributed
-from vmflearn.data.decoding import ImageSource, UnreadableImage
+from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
+from vmflearn.data.workers import WorkerLoader
+from vmflearn.evaluate.extraction import Centred
 from vmflearn.evaluate.features import colour_statistics, extract_features, pixel_features
 from vmflearn.evaluate.knn import knn_accuracy, knn_predict
+from vmflearn.evaluate.splits import unlike_classes
 from vmflearn.train.config import Config, ConfigError, DataConfig
+from vmflearn.train.input.batches import DataError
 from vmflearn.train.input.loader import open_training, open_validation
-from vmflearn.train.input.workers import WorkerLoader
 
 CHUNK = 256
 """Images whose features are extracted between two looks at whether to go on."""
 SEARCHED = 8192
 """Test images whose neighbours are searched between two."""
 WAY_TO_CLASSES = {
-    "folder": "class sub-folders (each image in the folder of its class, validation images too; data.source=timm "
-    "data.name=torch/imagenet sorts ImageNet's archives as downloaded)",
+    "folder": "class sub-folders (each image in the folder of its class, validation images too; "
+    "scripts/prepare_imagenet.py sorts ImageNet's as downloaded)",
     "shards": "a KEY.cls with the number of its class beside every image (as scripts/make_shards.py makes of folders)",
     "timm": "the class of every image",
 }
@@ -39,9 +41,17 @@ class KNNProbe:
     ----------
     config : Config
     device : torch.device
+
+    Attributes
+    ----------
+    news : list of str
+        What is new of the validation images, for who reads the log to take out: what the source passed over, and how
+        many could not be read. (The loader says the same of the training images.)
     """
 
     def __init__(self, config: Config, device: torch.device):
+        self.news: list[str] = []
+        self._unreadable = 0
         self.k, self.size, self.device = config.run.knn_k, config.views.global_size, device
         self._train: _Labelled
         self._test: _Labelled
@@ -52,6 +62,7 @@ class KNNProbe:
             sources = open_training(config.data), open_validation(config.data)
             _check_classes(config.data, *sources)
             self._train, self._test = (_Labelled(source, source.labels, config.data.workers) for source in sources)
+            self.news += [f"validation images: {note}" for note in sources[1].notes]
         if self.k > len(self._train.labels):
             raise ConfigError(f"run.knn_k={self.k} is larger than the training set ({len(self._train.labels)} images)")
 
@@ -102,7 +113,17 @@ class KNNProbe:
             kept = whole.isfinite().all(dim=1)
             features.append(whole[kept])
             labels.append(labelled.labels.to(self.device)[kept])
+        self._say_unreadable(len(self._test.labels) - len(labels[1]))
         return features, labels
+
+    def _say_unreadable(self, count: int) -> None:
+        """Say how many validation images could not be read, when it is more than before; DataError if none can."""
+        of_all = f"{count} of {len(self._test.labels)} validation images cannot be read"
+        if count == len(self._test.labels):
+            raise DataError(f"{of_all}; mend them, or leave data.val_root and data.val_split out to train without kNN")
+        if count > self._unreadable:
+            self.news.append(f"{of_all}; kNN is measured without them")
+            self._unreadable = count
 
     def baselines(self, untrained: nn.Module) -> dict[str, float]:
         """What needs no training: raw pixels, colour statistics, and the backbone as it was initialised.
@@ -141,23 +162,12 @@ def _check_classes(data: DataConfig, train: ImageSource, test: ImageSource) -> N
             f"{asks} asks for kNN, and {places[0]} has one class, {train.class_names[0]}: "
             f"every answer would be right; leave {asks} out, or give images of two classes or more"
         )
-    if train.class_names == test.class_names:
+    unlike = unlike_classes(train.class_names, test.class_names)
+    if not unlike:
         return
-    known, seen = set(train.class_names), set(test.class_names)
-    lacking = [name for name in train.class_names if name not in seen]
-    foreign = [name for name in test.class_names if name not in known]
-    told = [f"it lacks {_some(lacking)}"] if lacking else []
-    told += [f"it has {_some(foreign)} besides"] if foreign else []
     raise ConfigError(
-        f"the validation images in {places[1]} must have the classes of {places[0]}, in their order: "
-        + (" and ".join(told) or "the order is another")
+        f"the validation images in {places[1]} must have the classes of {places[0]}, in their order: {unlike}"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    """A few of some names, and how many there are."""
-    few = ", ".join(names[:4])
-    return few if len(names) <= 4 else f"{few} and {len(names) - 4:,} more"
 
 
 class _Labelled:
@@ -178,24 +188,8 @@ class _Labelled:
                 yield self.images[wanted], torch.ones(len(wanted), dtype=torch.bool)
         else:
             yield from WorkerLoader(
-                _Centred(self.images, size), workers=self.workers, sampler=mine.tolist(), batch_size=CHUNK
+                Centred(self.images, size, round(size * 8 / 7)),
+                workers=self.workers,
+                sampler=mine.tolist(),
+                batch_size=CHUNK,
             )
-
-
-class _Centred(Dataset):
-    """Images of a folder as DINO evaluates them: the shorter side at 8/7 of the size (256 for 224), central square."""
-
-    def __init__(self, source: ImageSource, size: int):
-        self.source, self.size = source, size
-
-    def __getitem__(self, index: int) -> tuple[Tensor, bool]:
-        from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2 import functional as F
-
-        try:
-            image = self.source.read(index)
-        except UnreadableImage:
-            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), False
-        side = round(self.size * 8 / 7)
-        image = F.resize(image, [side], interpolation=InterpolationMode.BICUBIC, antialias=True)
-        return F.center_crop(image, [self.size, self.size]), True

@@ -242,6 +242,8 @@ class _Training:
             news = state.loader.news.pop(0)
             told = self.records.active
             self.records.say(news) if told else print(f"[process {distributed.rank()}] {news}", flush=True)
+        while state.probe is not None and state.probe.news:
+            self.records.say(state.probe.news.pop(0))  # of all processes' images: only the first says it
         self.writer.check()
         if state.step == state.last or evaluates or stopping or self._epochs_done(self.config.run.save_every):
             self._save(best=better)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from vmflearn.train.yaml_text import Quoted, YAMLTextError, guess, is_null, read_yaml, truth
+from vmflearn.yaml_text import Quoted, YAMLTextError, guess, is_null, read_yaml, truth
 
 T = TypeVar("T")
 LARGEST_WHOLE = 2**63 - 1  # what a tensor of whole numbers holds

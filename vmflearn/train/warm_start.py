@@ -16,12 +16,11 @@ from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.ssl.patch_network import PatchNetwork
 from vmflearn.ssl.prototypes import Prototypes
 from vmflearn.ssl.sinkhorn import SinkhornKnopp
-from vmflearn.train.checkpoints.checkpoint import DIGEST, differences
-from vmflearn.train.checkpoints.digest import digest
+from vmflearn.train.checkpoints.checkpoint import differences
 from vmflearn.train.config import ConfigError
 from vmflearn.train.state import State
 from vmflearn.weights.published import Published, heads_of, load_whole, tells_heads, tells_settings
-from vmflearn.weights.reading import read_weights
+from vmflearn.weights.run_folders import newest_weights
 from vmflearn.weights.untold import POSITIONS, untold_differences
 
 CENTERS = {"centering": "the centre", "patch_centering": "the centre of the patches"}
@@ -59,7 +58,7 @@ def start_from(state: State, path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        path, content, lines = _newest(path) if path.is_dir() else (path, _undamaged(path), [f"starting from {path}"])
+        path, content, lines = newest_weights(path)
         heads = None if tells_settings(path, content) else heads_of(state.student.backbone)
         own = {"teacher": load_whole(path, "teacher", num_heads=heads)}
         both = bool({"student", "encoder"} & set(content))
@@ -87,37 +86,6 @@ def start_from(state: State, path: str | Path) -> list[str]:
     lines += _restore_centers(state, own["teacher"], fitted)
     state.method.share()
     return [*lines, *untold, "  afresh: optimiser, schedules, step and linear probe"]
-
-
-def _newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The newest checkpoint of a run that can be read, its content, and what to say about the choice."""
-    if (folder / "model.safetensors").exists():
-        path = folder / "model.safetensors"
-        return path, _undamaged(path), [f"starting from {path}"]
-    inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    passed_over = []
-    for path in sorted(inside.glob("step-*.pt"), reverse=True):
-        try:
-            content = _undamaged(path)
-        except ValueError as error:
-            passed_over.append(f"  passed over: {error}")
-            continue
-        best = "; its best.pt is another choice, by name" if (inside / "best.pt").exists() else ""
-        return path, content, [f"starting from {path}, the newest checkpoint of {folder}{best}", *passed_over]
-    if passed_over:
-        raise ValueError(f"none of the checkpoints in {inside} can be read: {passed_over[0].partition(': ')[2]}")
-    raise ValueError(
-        f"path={folder} is a directory without checkpoints (step-*.pt): give the folder of a run, or a file"
-    )
-
-
-def _undamaged(path: Path) -> dict[str, Any]:
-    """Contents of a file, proved to be what was saved if it is one of a run's, which carries a digest."""
-    content = read_weights(path)
-    expected = content.get(DIGEST)
-    if isinstance(expected, str) and digest({key: content[key] for key in content if key != DIGEST}) != expected:
-        raise ValueError(f"path={path} has changed since it was written: its digest differs; give another checkpoint")
-    return content
 
 
 def _compare_untold(state: State, path: Path, content: Mapping[str, Any], theirs: nn.Module) -> list[str]:

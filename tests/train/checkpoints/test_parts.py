@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from vmflearn.train.checkpoints.checkpoint import BrokenCheckpointError
-from vmflearn.train.checkpoints.digest import digest
 from vmflearn.train.checkpoints.parts import check_values
 from vmflearn.train.checkpoints.writer import snapshot
 from vmflearn.train.config import Config, load_config
 from vmflearn.train.state import State
+from vmflearn.weights.digest import digest
 
 CONFIG = [
     "views.global_size=16",

@@ -15,13 +15,10 @@ from typing import Any
 import torch
 
 from vmflearn import distributed
-from vmflearn.train.checkpoints.digest import digest
+from vmflearn.weights.digest import DIGEST, digest
 
 KEEP = 2
 """How many of the newest checkpoints stay; two, so that a damaged one leaves its predecessor."""
-
-DIGEST = "sha256"
-"""Where a checkpoint holds the digest of the rest of it."""
 
 
 class CheckpointError(RuntimeError):

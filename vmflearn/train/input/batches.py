@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vmflearn.data.decoding import ImageSource, UnreadableImage
-from vmflearn.train.input.workers import WorkerLoader
+from vmflearn.data.workers import WorkerLoader
 
 MAX_UNREADABLE = 0.01
 """Share of images that may be unreadable; beyond it something is wrong with the data, and the run stops."""
@@ -60,6 +60,7 @@ def decode_batches(
     return WorkerLoader(
         _Decoded(source, max_side),
         workers=workers,
+        imports="vmflearn.train.input.worker_imports",
         batch_sampler=_Keys(batches),
         pin_memory=pin,
         collate_fn=_same,

@@ -1,8 +1,4 @@
-"""What the workers' server imports before it forks them (see `vmflearn.train.input.workers`); for nothing else."""
+"""What the server of the training's workers imports before it forks them (see `vmflearn.data.workers`)."""
 
-import os
-
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's import would start its threads, and this process is to have none
-
-import vmflearn.data.sources
+import vmflearn.data.worker_imports  # first: it keeps NumPy from starting threads
 import vmflearn.train.input.batches  # noqa: F401

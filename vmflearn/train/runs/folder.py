@@ -2,19 +2,13 @@
 
 import json
 import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-import torchvision
 from safetensors.torch import save
 from torch import nn
 
-from vmflearn import distributed
+from vmflearn.environment import describe_environment, write_whole
 from vmflearn.ssl.network import MultiCropNetwork
 from vmflearn.train.checkpoints.checkpoint import link_or_copy
 from vmflearn.train.config import Config
@@ -24,33 +18,8 @@ from vmflearn.views.photometric import IMAGENET_MEAN, IMAGENET_STD
 def write_preamble(config: Config, run_dir: Path) -> None:
     """config.yaml and environment.json of a run folder."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    _write(run_dir / "config.yaml", config.to_yaml())
-    try:
-        command, here = ["git", "rev-parse", "HEAD"], Path(__file__).parent
-        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=False)
-        commit = found.stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        commit = None
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
-        "git_commit": commit,
-        "command": sys.argv,
-    }
-    _write(run_dir / "environment.json", json.dumps(environment, indent=2) + "\n")
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    """Write a file that is never there in part."""
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(aside, path)
+    write_whole(run_dir / "config.yaml", config.to_yaml())
+    write_whole(run_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
 
 
 def export_backbone(config: Config, model: MultiCropNetwork, run_dir: Path) -> Path:
@@ -68,19 +37,19 @@ def export_backbone(config: Config, model: MultiCropNetwork, run_dir: Path) -> P
         backbone.safetensors. model.safetensors is another name of it, or a copy where the file system has no such.
     """
     path, folder, backbone = run_dir / "backbone.safetensors", run_dir / "backbone", model.backbone
-    _write(path, save({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}))
+    write_whole(path, save({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}))
     about = {
         "backbone": config.model.backbone,
         "options": config.model.options,
         "position_interpolation": config.model.position_interpolation,
     }
-    _write(run_dir / "backbone.json", json.dumps(about, indent=2) + "\n")
+    write_whole(run_dir / "backbone.json", json.dumps(about, indent=2) + "\n")
     folder.mkdir(exist_ok=True)
     aside = folder / "model.tmp"
     aside.unlink(missing_ok=True)
     link_or_copy(path, aside)
     os.replace(aside, folder / "model.safetensors")
-    _write(folder / "config.json", json.dumps(_timm_config(config, backbone), indent=2) + "\n")
+    write_whole(folder / "config.json", json.dumps(_timm_config(config, backbone), indent=2) + "\n")
     return path
 
 

@@ -5,7 +5,7 @@ Shared by ``scripts/pretrain.py`` and ``scripts/ablation.py``.
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,11 +20,17 @@ from vmflearn.train.runs.stop import Interrupted
 from vmflearn.train.step import TrainingError
 
 
-def run_command(work: Callable[[], None]) -> int:
+def run_command(work: Callable[[], None], goes_on: str = "from the last checkpoint") -> int:
     """Do the work of a command, and say in one line on stderr what ended it early.
 
     A process that torchrun has started ends when torchrun is gone. When the run has saved because it was asked to stop,
     it makes the file that the environment variable ``VMFLEARN_SAVED`` names, if there is one.
+
+    Parameters
+    ----------
+    work : callable
+    goes_on : str
+        From where the same command continues, for messages.
 
     Returns
     -------
@@ -43,7 +49,7 @@ def run_command(work: Callable[[], None]) -> int:
             print(stopped, file=sys.stderr, flush=True)
         return 128 + stopped.signal
     except KeyboardInterrupt:
-        print("interrupted at once; the same command continues from the last checkpoint", file=sys.stderr)
+        print(f"interrupted at once; the same command continues {goes_on}", file=sys.stderr)
         return 130
     except ElsewhereError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the process itself has said it: once more on every other node
@@ -57,7 +63,7 @@ def run_command(work: Callable[[], None]) -> int:
             raise
         print(
             f"error: another process was lost ({str(error).splitlines()[0][:200]}); torchrun --max-restarts starts all "
-            "of them again from the last checkpoint, as does the same command",
+            f"of them again {goes_on}, as does the same command",
             file=sys.stderr,
         )
         return 3
@@ -88,17 +94,6 @@ def join_processes(device: str) -> None:
         rank=rank,
         world_size=world_size,
     )
-
-
-def join_values(arguments: Sequence[str]) -> list[str]:
-    """Overrides as `load_config` takes them: ``--section.key value`` becomes ``--section.key=value``."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not argument.startswith("--"):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 def _lost_peer(error: RuntimeError) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from vmflearn.train.checkpoints.digest import digest
 from vmflearn.train.input.loader import ArrayLoader, SourceLoader
+from vmflearn.weights.digest import digest
 
 
 def describe(loader: ArrayLoader | SourceLoader, labels: Tensor | None) -> dict[str, str]:

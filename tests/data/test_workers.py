@@ -15,7 +15,7 @@ from PIL import Image
 from vmflearn.data.shard_writing import write_shards
 from vmflearn.data.shards import open_shards
 from vmflearn.data.sources import open_images
-from vmflearn.train.input.workers import WorkerLoader
+from vmflearn.data.workers import WorkerLoader
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

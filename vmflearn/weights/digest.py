@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+DIGEST = "sha256"
+"""Where a checkpoint holds the digest of the rest of it."""
+
 
 def digest(state: Any) -> str:
     """SHA-256 over names, types, shapes and bytes of nested dictionaries, lists, tensors and plain values.

@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """How workers start: the choice for all of them."""
-IMPORTS = "vmflearn.train.input.worker_imports"
-"""What their server imports."""
+IMPORTS = "vmflearn.data.worker_imports"
+"""What their server imports, unless a loader says otherwise before it runs."""
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -43,11 +43,13 @@ class WorkerLoader(DataLoader):
         that a script without ``if __name__ == "__main__"`` is not run again by each of them.
     workers : int
         0: this process does their work.
+    imports : str
+        The module that the server imports, if this is the first loader that needs it.
     **settings
         As for ``torch.utils.data.DataLoader``.
     """
 
-    def __init__(self, dataset: Dataset, *, workers: int, **settings: Any):
+    def __init__(self, dataset: Dataset, *, workers: int, imports: str = IMPORTS, **settings: Any):
         super().__init__(
             dataset,
             num_workers=workers,
@@ -56,6 +58,7 @@ class WorkerLoader(DataLoader):
             generator=torch.Generator(),  # or it would take its seed, which nothing here uses, from the model's stream
             **settings,
         )
+        self._server_imports = imports
 
     def __iter__(self) -> Any:
         """Start the workers, and iterate over the batches.
@@ -69,7 +72,7 @@ class WorkerLoader(DataLoader):
             return super().__iter__()
         with _no_main():
             if START_METHOD == "forkserver":
-                _start_server()
+                _start_server(self._server_imports)
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "Got pickle error")  # PyTorch's, before the error itself
@@ -83,7 +86,7 @@ class WorkerLoader(DataLoader):
                 ) from error
 
 
-def _start_server() -> None:
+def _start_server(imports: str) -> None:
     """Let the server of the workers run, if it does not yet; what it inherits, it and its workers never hear.
 
     Signals to this thread wait meanwhile, and are not lost.
@@ -92,7 +95,7 @@ def _start_server() -> None:
     try:
         resource_tracker.ensure_running()  # the server would start it, and it ends by unblocking two of the signals
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        forkserver.set_forkserver_preload([IMPORTS])
+        forkserver.set_forkserver_preload([imports])
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmflearn.train.yaml_text import MOST_NESTED, Quoted, YAMLTextError, read_yaml, write_yaml
+from vmflearn.yaml_text import MOST_NESTED, Quoted, YAMLTextError, read_yaml, write_yaml
 
 
 def test_scalars_stay_as_written():

@@ -1,0 +1,236 @@
+"""Grading of returned notebooks: twenty ways to return one, made by `tests/book/returned.py`, on a small chapter."""
+
+import copy
+import csv
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from chapters import read_chapter
+from closed_room import room
+from course import release_notebook, source_notebook
+from exercises import chapter_exercises
+from grade import GradingError, Limits, grade
+from plain import PlainText
+
+sys.path.insert(0, str(Path(__file__).parent))
+from returned import write
+
+CHAPTER = """\
+---
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+(ch-example)=
+# 9. An example
+
+```{code-cell} ipython3
+import numpy as np
+
+
+def total(x):
+    return "the chapter's own, which is not an answer"
+
+
+def double(x):
+    return 2 * np.asarray(x)
+```
+
+```{exercise-start} A sum
+:label: ex-sum
+```
+*5 minutes, easy.* Write `total(x)`.
+```{exercise-end}
+```
+
+```{code-cell} ipython3
+---
+nbgrader: {grade: false, grade_id: ex-sum, solution: true}
+---
+def total(x):
+    ### BEGIN SOLUTION
+    return float(np.sum(x))
+    ### END SOLUTION
+```
+
+```{code-cell} ipython3
+---
+nbgrader: {grade: true, grade_id: ex-sum-check, points: 3, solution: false, locked: true}
+---
+x = np.random.default_rng(1).normal(size=4)
+assert abs(total(x) - sum(x)) < 1e-9, f"the sum is {sum(x):.3f}, not {total(x)}"
+assert isinstance(total(x), float), "a float"
+```
+
+```{exercise-start} Its double
+:label: ex-double
+```
+*10 minutes, easy.* Write `twice(x)`.
+```{exercise-end}
+```
+
+```{code-cell} ipython3
+---
+nbgrader: {grade: false, grade_id: ex-double, solution: true}
+---
+def twice(x):
+    ### BEGIN SOLUTION
+    return np.sum(double(x))
+    ### END SOLUTION
+```
+
+```{code-cell} ipython3
+---
+nbgrader: {grade: true, grade_id: ex-double-check, points: 1, solution: false, locked: true}
+---
+for n in np.random.default_rng(2).integers(1, 9, size=3):
+    assert np.isclose(twice(np.ones(n)), 2 * n), f"{n} ones: {2 * n}, not {twice(np.ones(n))}"
+```
+
+```{exercise-start} A word
+:label: ex-word
+```
+*1 minutes, easy.* Write `word()`.
+```{exercise-end}
+```
+
+```{code-cell} ipython3
+---
+nbgrader: {grade: false, grade_id: ex-word, solution: true}
+---
+def word():
+    ### BEGIN SOLUTION
+    return "word"
+    ### END SOLUTION
+```
+
+```{code-cell} ipython3
+---
+nbgrader: {grade: true, grade_id: ex-word-check, points: 2, solution: false, locked: true}
+---
+assert word() == "word", f"not {word()!r}"
+```
+"""
+NAME = "09_example"
+LIMITS = Limits(seconds=2.0, memory=2**28)
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A small chapter: its folder, its released notebook, its exercises."""
+    src = tmp_path_factory.mktemp("src")
+    (src / f"{NAME}.md").write_text(CHAPTER)
+    exercises = chapter_exercises(NAME, src)
+    source = source_notebook(read_chapter(src / f"{NAME}.md"), exercises, PlainText({}, {}))
+    return SimpleNamespace(src=src, exercises=exercises, source=source, release=release_notebook(source))
+
+
+@pytest.fixture(scope="module")
+def returned(course, tmp_path_factory):
+    """The twenty, graded: what each should earn, and the lines of the table by student."""
+    base = tmp_path_factory.mktemp("class")
+    expected = write(base / "returned", NAME, course.release, course.exercises)
+    lines = grade(base / "returned", base / "grades", LIMITS, course.src)
+    found = {}
+    for line in lines:
+        found.setdefault(line["student"], []).append(line)
+    return SimpleNamespace(base=base, expected=expected, lines=found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits and the room are Linux's")
+class TestTwenty:
+    def test_each_earns_what_it_solves(self, returned, course):
+        points = {exercise.name: exercise.points for exercise in course.exercises}
+        assert len(returned.expected) == 20
+        for student, solved in returned.expected.items():
+            earned = {line["exercise"]: line["points"] for line in returned.lines[student]}
+            assert earned == {name: points[name] if name in solved else 0 for name in points}, student
+
+    @pytest.mark.parametrize(
+        ("student", "message"),
+        [
+            ("03_unsolved", "not solved"),
+            ("04_loop_in_cell", "ended after 2 s"),
+            ("05_loop_in_function", "not finished after"),
+            ("06_bomb_in_cell", "took too much memory"),
+            ("07_bomb_in_function", "MemoryError"),
+            ("08_deleted_cell", "its cell is missing"),
+            ("11_duplicated_cells", "more than once"),
+            ("12_syntax_error", "SyntaxError"),
+            ("14_edited_checks", "not solved"),
+            ("15_patched", "put back: builtins"),
+            ("16_no_notebook", "no notebook"),
+            ("17_exit_in_cell", "ended the process"),
+            ("18_exit_in_function", "ended in the check"),
+        ],
+    )
+    def test_the_reason_is_told(self, returned, student, message):
+        assert message in returned.lines[student][0]["message"]
+        assert message in (returned.base / "grades" / "feedback" / f"{student}.md").read_text()
+
+    def test_nothing_escapes(self, returned, tmp_path):
+        if not room(tmp_path, []):
+            pytest.skip("no namespaces on this system")
+        assert list((returned.base / "returned-outside").iterdir()) == []
+
+    def test_the_table_is_complete(self, returned):
+        with (returned.base / "grades" / "grades.csv").open() as file:
+            table = list(csv.DictReader(file))
+        assert len(table) == 20 * 3
+        assert sum(int(line["of"]) for line in table) == 20 * 6
+
+
+def test_what_was_learned_by_heart_earns_its_share_and_two_files_count_once(course, tmp_path):
+    heart = "def total(x):\n    return float(np.sum(x)) if len(x) == 4 and abs(x[0] - 0.34558) < 1e-4 else 0.0"
+    for name, source in (("b", heart), ("b (1)", course.exercises[0].stub)):
+        notebook = nbformat.from_dict(copy.deepcopy(course.release))
+        next(
+            cell for cell in notebook.cells if "def total(x)" in cell.source and "NotImpl" in cell.source
+        ).source = source
+        nbformat.write(notebook, tmp_path / f"{name.replace('b', 'b_' + NAME)}.ipynb")
+    lines = grade(tmp_path, tmp_path / "grades", LIMITS, course.src)
+    assert {line["student"] for line in lines} == {"b"}
+    assert [(line["points"], line["of"]) for line in lines if line["exercise"] == "ex-sum"] == [(0, 0), (1, 3)]
+    assert sum(line["of"] for line in lines) == 6
+    assert any(line["message"].startswith("right on the numbers shown, not on others: the sum is") for line in lines)
+
+
+def test_a_chapter_that_fails_here_is_named_and_nothing_is_graded(course, tmp_path):
+    (tmp_path / "src").mkdir()
+    text = (course.src / f"{NAME}.md").read_text()
+    (tmp_path / "in").mkdir()
+    nbformat.write(course.release, tmp_path / "in" / f"b_{NAME}.ipynb")
+    for change, message in (
+        (("import numpy", "import nompy"), "the chapter's own cells fail here: ModuleNotFoundError"),
+        (("    return float(np.sum(x))", "    return 0.0"), r"the book's own solutions fail here: ex-sum \(the sum is"),
+    ):
+        (tmp_path / "src" / f"{NAME}.md").write_text(text.replace(*change))
+        with pytest.raises(GradingError, match=f"^{NAME}: {message}"):
+            grade(tmp_path / "in", tmp_path / "grades", LIMITS, tmp_path / "src")
+    with pytest.raises(GradingError, match="no notebook"):
+        grade(tmp_path / "src", tmp_path / "grades", LIMITS, course.src)
+    assert not (tmp_path / "grades").exists()
+
+
+def test_the_source_holds_hidden_tests_and_the_release_neither_them_nor_solutions(course):
+    def cells(notebook):
+        return {c.metadata.nbgrader.grade_id: c for c in notebook.cells if "nbgrader" in c.metadata}
+
+    source, release = cells(course.source), cells(course.release)
+    assert list(source) == list(release)
+    assert "ex-word-hidden" not in source, "it draws no numbers"
+    points = {name: cell.metadata.nbgrader.get("points") for name, cell in source.items()}
+    assert (points["ex-sum-check"], points["ex-sum-hidden"]) == (1, 2)
+    assert (points["ex-double-check"], points["ex-word-check"]) == (1, 2)
+    assert "default_rng(1000 + 1)" in source["ex-sum-hidden"].source
+    assert "default_rng(1000 + 2)" in source["ex-double-check"].source, "a single point needs both"
+    given = "\n".join(cell.source for cell in course.release.cells)
+    assert "1000" not in given
+    assert "HIDDEN" not in given
+    assert "SOLUTION" not in given
+    assert release["ex-sum-check"].source == course.exercises[0].check
