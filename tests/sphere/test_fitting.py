@@ -20,7 +20,8 @@ def test_more_starts_keep_the_best():
     parameters = {"n_components": 4, "max_iter": 4}
     random_state = np.random.RandomState(0)
     finals = [
-        VonMisesFisherMixture(**parameters, random_state=random_state).fit(X).log_likelihoods_[-1] for _ in range(4)
+        VonMisesFisherMixture(**parameters, init=init, random_state=random_state).fit(X).log_likelihoods_[-1]
+        for init in ("merge", "k-means++", "k-means++", "k-means++")
     ]
     many = VonMisesFisherMixture(**parameters, n_init=4, random_state=np.random.RandomState(0)).fit(X)
     assert many.log_likelihoods_[-1] == max(finals)
