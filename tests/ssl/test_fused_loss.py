@@ -117,6 +117,17 @@ def test_large_logits_lose_no_more_than_rounding(scale, chunk_size):
     assert_equal([x.double() for x in found[torch.float32]], expected, 3e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_whose_logits_are_all_far_below_zero(dtype):
+    """A softmax does not see a constant that is taken from all logits: exp(-2000) is 0 in either precision."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(24, generator=generator).to(dtype) - 2000
+    probs = torch.softmax(torch.randn(2, 3, 24, generator=generator), dim=-1).to(dtype)
+    loss = prototype_loss(torch.ones(5, 3, 1, dtype=dtype), on_axes(logits, 1, dtype), 1.0, probs, chunk_size=7)
+    expected = longhand((logits + 2000).expand(5, 3, 24), probs)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4 if dtype == torch.float32 else 1e-12)
+
+
 @ALL
 def test_float32_is_near_float64(normalization):
     y, layer, probs = problem(normalization, out_dim=500, magnitude=1.0)
