@@ -17,6 +17,9 @@ from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names
 from readable import write_readable
 from syllabus import fill
 
+LINKED = ("LICENSE", "CITATION.cff", "book/_static/architecture.svg")
+"""Files that pages show or offer, by the names they have in the repository."""
+
 
 def assemble(notebooks: Path, pages: Path) -> None:
     """Fill the folder `pages` with the text pages and the notebooks of all chapters, and with nothing else."""
@@ -30,6 +33,9 @@ def assemble(notebooks: Path, pages: Path) -> None:
             (pages / text.name).write_text(fill(text.read_text(encoding="utf-8")), encoding="utf-8")
     for name in names:
         shutil.copy2(notebooks / f"{name}.ipynb", pages)
+    (pages / "_static").mkdir()
+    for name in LINKED:
+        shutil.copy2(BOOK.parent / name, pages / name.removeprefix("book/"))
 
 
 def build(notebooks: Path = NOTEBOOKS, out: Path = BUILD / "html") -> int:
