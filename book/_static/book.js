@@ -28,7 +28,7 @@
 
   // What scrolls sideways can be reached by the keyboard.
   const reach = () => {
-    const wide = "div.math, .cell_output .output, .pst-scrollable-table-container, div.highlight pre";
+    const wide = "div.math, .cell_output .output, .cell_output figure, .pst-scrollable-table-container, div.highlight pre";
     document.querySelectorAll(`.bd-article :is(${wide})`).forEach((box) => {
       if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
