@@ -19,6 +19,7 @@
     document.querySelectorAll("figure[role=group]").forEach((figure) => figure.removeAttribute("role"));
     const misnamed = "details.hide > summary[aria-label], button.search-button-field[aria-label]";
     document.querySelectorAll(misnamed).forEach((control) => control.removeAttribute("aria-label"));
+    document.querySelectorAll(".citation-list[role=list]").forEach((list) => list.removeAttribute("role"));
     const brand = document.querySelector(".bd-sidebar-primary .navbar-brand");
     if (brand) {
       brand.parentElement.setAttribute("role", "navigation");
