@@ -27,7 +27,7 @@ MEASURED = sorted((BOOK.parent / "benchmarks" / "results").glob("*.md"))
 
 
 def include_results(pages: Path) -> None:
-    """Put the paper's tables and the benchmarks' files where results.md includes them, under names that are no page's."""
+    """Put the paper's tables and the benchmarks' files where results.md includes them, as files that are no page."""
     folder = pages / "included"
     folder.mkdir()
     (folder / "tables.txt").write_text(to_markdown(TABLES.values()), encoding="utf-8")

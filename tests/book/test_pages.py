@@ -169,6 +169,7 @@ def opened(browser, url, mode="light"):
     try:
         page.goto(url, wait_until="load")
         page.evaluate("async () => { if (document.querySelector('.math')) { await MathJax.startup.promise } }")
+        page.add_style_tag(content="* { transition: none !important }")  # a colour half-way is nobody's
         yield page
     finally:
         context.close()
