@@ -1,9 +1,13 @@
 """Sphinx settings of the book. `book/tools/build_site.py` builds the site with them; everything it shows is local."""
 
+import html
 import re
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
@@ -48,6 +52,7 @@ html_theme = "sphinx_book_theme"
 html_title = "vmflearn"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = ["book.js"]
 html_favicon = "_static/logo.svg"
 html_logo = "_static/logo.svg"
 html_show_sourcelink = False
@@ -61,6 +66,7 @@ html_theme_options = {
     "use_fullscreen_button": True,
     "use_repository_button": False,
 }
+togglebutton_open_on_print = False  # book.js does it, for hints and folded code too
 togglebutton_hint = "Show"
 togglebutton_hint_hide = "Hide"
 copybutton_prompt_text = r"^\$ "
@@ -87,6 +93,17 @@ def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return sorted(env.toc_fignumbers)
 
 
+def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Describe a page to search engines by its first paragraph, without its formulas."""
+    for paragraph in doctree.findall(nodes.paragraph) if doctree else ():
+        if isinstance(paragraph.parent, nodes.section) and len(paragraph.astext()) > 80:
+            plain = [str(node) for node in paragraph.findall(nodes.Text) if not isinstance(node.parent, nodes.math)]
+            text = html.escape(textwrap.shorten("".join(plain), 200, placeholder=" ..."))
+            context["metatags"] += f'\n<meta name="description" content="{text}">'
+            return
+
+
 def setup(app: Sphinx) -> None:
     """Renumber after Sphinx has numbered, which it does at priority 500."""
     app.connect("env-get-updated", number_by_chapter, priority=900)
+    app.connect("html-page-context", describe)

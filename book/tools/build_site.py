@@ -17,6 +17,26 @@ from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names
 from readable import write_readable
 from syllabus import fill
 
+from vmflearn.paper import TABLES
+from vmflearn.paper.rendering import to_markdown
+
+LINKED = ("LICENSE", "CITATION.cff", "book/_static/architecture.svg")
+"""Files that pages show or offer, by the names they have in the repository."""
+MEASURED = sorted((BOOK.parent / "benchmarks" / "results").glob("*.md"))
+"""What the benchmarks wrote, in the order of their names."""
+
+
+def include_results(pages: Path) -> None:
+    """Put the paper's tables and the benchmarks' files where results.md includes them, as files that are no page."""
+    folder = pages / "included"
+    folder.mkdir()
+    (folder / "tables.txt").write_text(to_markdown(TABLES.values()), encoding="utf-8")
+    for path in MEASURED:
+        shutil.copy2(path, folder / f"{path.stem}.txt")
+    page = pages / "results.md"
+    includes = "\n".join(f"```{{include}} included/{path.stem}.txt\n:heading-offset: 2\n```\n" for path in MEASURED)
+    page.write_text(page.read_text(encoding="utf-8").replace("BENCHMARKS\n", includes), encoding="utf-8")
+
 
 def assemble(notebooks: Path, pages: Path) -> None:
     """Fill the folder `pages` with the text pages and the notebooks of all chapters, and with nothing else."""
@@ -30,6 +50,11 @@ def assemble(notebooks: Path, pages: Path) -> None:
             (pages / text.name).write_text(fill(text.read_text(encoding="utf-8")), encoding="utf-8")
     for name in names:
         shutil.copy2(notebooks / f"{name}.ipynb", pages)
+    (pages / "_static").mkdir()
+    for name in LINKED:
+        shutil.copy2(BOOK.parent / name, pages / name.removeprefix("book/"))
+    if (pages / "results.md").exists():
+        include_results(pages)
 
 
 def build(notebooks: Path = NOTEBOOKS, out: Path = BUILD / "html") -> int:

@@ -1,0 +1,71 @@
+// What the pages need beyond their theme: sliders that say their value, names for screen readers, and paper.
+(() => {
+  "use strict";
+
+  // A slider's number can be an index or an exponent; what it means stands in the <output> beside it.
+  const tell = (slider) => {
+    const label = slider.closest("label");
+    const next = (label || slider).nextElementSibling;
+    const beside = next && next.tagName === "OUTPUT" ? next : null;
+    const output = document.querySelector(`output[for~="${slider.id}"]`) || beside;
+    if (!output) return;
+    const copy = () => slider.setAttribute("aria-valuetext", output.textContent.trim());
+    new MutationObserver(copy).observe(output, { childList: true, characterData: true, subtree: true });
+    copy();
+  };
+
+  // Names and roles that the theme or a notebook's reader gives wrongly.
+  const name = () => {
+    document.querySelectorAll("figure[role=group]").forEach((figure) => figure.removeAttribute("role"));
+    const misnamed = "details.hide > summary[aria-label], button.search-button-field[aria-label]";
+    document.querySelectorAll(misnamed).forEach((control) => control.removeAttribute("aria-label"));
+    document.querySelectorAll(".citation-list[role=list]").forEach((list) => list.removeAttribute("role"));
+    const brand = document.querySelector(".bd-sidebar-primary .navbar-brand");
+    if (brand) {
+      brand.parentElement.setAttribute("role", "navigation");
+      brand.parentElement.setAttribute("aria-label", "Book");
+    }
+  };
+
+  // What scrolls sideways can be reached by the keyboard.
+  const reach = () => {
+    const wide = "div.math, .cell_output .output, .cell_output figure, .pst-scrollable-table-container, div.highlight pre";
+    document.querySelectorAll(`.bd-article :is(${wide})`).forEach((box) => {
+      if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    });
+  };
+
+  // Paper: light, and everything open; afterwards as it was.
+  let undo = null;
+  const onPaper = () => {
+    if (undo) return;
+    const root = document.documentElement.dataset;
+    const { theme, mode } = root;
+    const folded = [...document.querySelectorAll(".bd-article details:not([open])")];
+    const hidden = [...document.querySelectorAll(".bd-article .toggle-hidden")];
+    undo = () => {
+      Object.assign(root, { theme, mode });
+      folded.forEach((fold) => (fold.open = false));
+      hidden.forEach((fold) => fold.classList.add("toggle-hidden"));
+      undo = null;
+    };
+    Object.assign(root, { theme: "light", mode: "light" });
+    folded.forEach((fold) => (fold.open = true));
+    hidden.forEach((fold) => fold.classList.remove("toggle-hidden"));
+  };
+  const onScreen = () => undo && undo();
+
+  document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll(".bd-article input[type=range]").forEach(tell);
+    name();
+  });
+  addEventListener("load", async () => {
+    if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+    reach();
+    addEventListener("resize", reach);
+  });
+  addEventListener("beforeprint", onPaper);
+  addEventListener("afterprint", onScreen);
+  matchMedia("print").addEventListener("change", (print) => (print.matches ? onPaper() : onScreen()));
+})();
