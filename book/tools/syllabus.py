@@ -99,7 +99,7 @@ def chapter_of(label: str, src: Path) -> str:
 
 
 def even(book: list[Facts], sessions: int) -> list[list[Facts]]:
-    """All chapters in their order, in so many sessions that the longest is as short as can be."""
+    """All chapters in their order, in so many sessions that the longest is as short as can be, then the next."""
     sessions = min(sessions, len(book))
 
     def parts(cuts: tuple[int, ...]) -> list[list[Facts]]:
@@ -107,7 +107,7 @@ def even(book: list[Facts], sessions: int) -> list[list[Facts]]:
         return [book[start:end] for start, end in pairwise(ends)]
 
     cuts = combinations(range(1, len(book)), sessions - 1)
-    return min(map(parts, cuts), key=lambda plan: max(sum(f.minutes for f in part) for part in plan))
+    return min(map(parts, cuts), key=lambda plan: sorted((sum(f.minutes for f in part) for part in plan), reverse=True))
 
 
 def plan(book: list[Facts], sessions: int) -> list[list[Facts]]:
