@@ -12,6 +12,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,14 @@ def world(tmp_path_factory):
             coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
             coarse.resize((48, 40), Image.Resampling.BICUBIC).save(path)
         write_shards(folder / "images" / part, folder / "shards" / part, shard_size=8)
+    (folder / "downloads").mkdir()
+    with tarfile.open(folder / "downloads" / "ILSVRC2012_img_train.tar", "w") as archive:  # a tar of tars
+        for number, kind in enumerate(("class_0", "class_1"), start=1):
+            name, inner = f"n{number:08}", folder / f"{number}.tar"
+            with tarfile.open(inner, "w") as images:
+                for i, path in enumerate(sorted((folder / "images" / "train" / kind).iterdir())):
+                    images.add(path, f"{name}_{i}.JPEG")
+            archive.add(inner, f"{name}.tar")
     recipe = ROOT / "scripts" / "configs" / "imagenet_vit_small16_dino_vmf.yaml"
     config = load_config(recipe, [*SMOKE, "run.max_steps=1", f"data.root={folder / 'images' / 'train'}"])
     pretrain(config, folder / "run", quiet=True)
@@ -140,6 +149,11 @@ def execute(command, world, folder, *more):
         return *run([*launcher, *words, *size, *more], folder), expected
     if program == "python" and words[0] == "scripts/make_shards.py":
         return *run([*words[:-1], "made"], folder), ["16 images of 2 classes"]  # what is printed last is made already
+    if program == "python" and words[0] == "scripts/prepare_imagenet.py":
+        source, _ = shlex.split(command)[2:]
+        assert source == "/data/downloads"
+        status, said = run([words[0], str(world / "downloads"), "made", "--subset"], folder)
+        return status, said, ["16 images of 2 classes"]
     if program == "python" and words[0] == "scripts/ablation.py":
         return *run([*words, *SMOKE, "--run.max_steps=1", *more], folder), ["[12 of 12]", "The paper reports (Table 1"]
     if program == "python" and words[:2] == ["-m", "pytest"]:
