@@ -36,6 +36,7 @@ from exercises import Exercise, chapter_exercises
 from readable import grading
 from submissions import Submission, collect, squeezed
 
+RUNS = re.compile(r'ROOT / "runs" / "([\w.-]+)"')  # how a chapter names the folder that it trains in
 CONTEXT_SECONDS = 900  # for a chapter's own cells; chapter 8 trains for two minutes the first time
 COLUMNS = ["student", "chapter", "exercise", "points", "of", "message", "file"]
 
@@ -59,6 +60,11 @@ class Chapter:
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         context = [cell.source for cell in code if not (grading(cell, "solution") or grading(cell, "grade"))]
         return cls(name, context, chapter_exercises(name, src, notebook))
+
+    @property
+    def written(self) -> list[Path]:
+        """Folders of the checkout that the chapter's own cells write."""
+        return [BOOK.parent / "runs" / name for name in RUNS.findall("\n".join(self.context))]
 
     @property
     def reference(self) -> list[tuple[str, str, str]]:
@@ -107,6 +113,10 @@ def session(chapter: Chapter, returned: list[Submission], limits: Limits) -> Ite
         "seconds": limits.seconds,
     }
     hidden = [SRC, NOTEBOOKS, *{submission.path.parent for submission in returned}]
+    copies = {folder: scratch / "runs" / folder.name for folder in chapter.written}
+    for folder, copy in copies.items():
+        folder.mkdir(parents=True, exist_ok=True)  # what is shown in its place needs a place
+        shutil.copytree(folder, copy)  # a finished run need not be made again
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "HOME": str(scratch),
@@ -116,7 +126,7 @@ def session(chapter: Chapter, returned: list[Submission], limits: Limits) -> Ite
         "MPLBACKEND": "agg",
         "PYTHONPATH": os.pathsep.join([str(BOOK.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    command = [*room(scratch, hidden), sys.executable, str(Path(__file__).with_name("sandbox.py"))]
+    command = [*room(scratch, hidden, copies), sys.executable, str(Path(__file__).with_name("sandbox.py"))]
     keeper = subprocess.Popen(command, cwd=scratch, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         with contextlib.suppress(BrokenPipeError), keeper.stdin:

@@ -2,17 +2,18 @@
 
 import copy
 import csv
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
-from chapters import read_chapter
+from chapters import BOOK, SRC, chapter_names, read_chapter
 from closed_room import room
 from course import release_notebook, source_notebook
 from exercises import chapter_exercises
-from grade import GradingError, Limits, grade
+from grade import Chapter, GradingError, Limits, grade
 from plain import PlainText
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -178,11 +179,31 @@ class TestTwenty:
             pytest.skip("no namespaces on this system")
         assert list((returned.base / "returned-outside").iterdir()) == []
 
+    def test_what_a_chapter_writes_in_the_checkout_is_written_in_a_copy(self, tmp_path):
+        folder, scratch = tmp_path / "runs", tmp_path / "scratch"
+        for path in (folder, scratch / "copy"):
+            path.mkdir(parents=True)
+            (path / "old").write_text("trained before")
+        words = room(scratch, [], {folder: scratch / "copy"})
+        if not words:
+            pytest.skip("no namespaces on this system")
+        script = f"cd {folder} && cat old && echo more > new && rm old && ! touch ../beside 2> /dev/null"
+        done = subprocess.run([*words, "sh", "-c", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "trained before", "")
+        assert [path.name for path in folder.iterdir()] == ["old"]
+        assert [path.name for path in (scratch / "copy").iterdir()] == ["new"]
+
     def test_the_table_is_complete(self, returned):
         with (returned.base / "grades" / "grades.csv").open() as file:
             table = list(csv.DictReader(file))
         assert len(table) == 20 * 3
         assert sum(int(line["of"]) for line in table) == 20 * 6
+
+
+def test_all_that_chapters_write_in_the_checkout_is_known():
+    texts = {name: (SRC / f"{name}.md").read_text() for name in chapter_names()}
+    assert {name: text.count('/ "runs"') for name, text in texts.items() if '/ "runs"' in text} == {"08_pretraining": 1}
+    assert Chapter.read("08_pretraining").written == [BOOK.parent / "runs" / "photos"]
 
 
 def test_what_was_learned_by_heart_earns_its_share_and_two_files_count_once(course, tmp_path):

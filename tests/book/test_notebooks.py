@@ -1,8 +1,8 @@
 """The stored notebooks come out again as they are stored: nbval executes them and compares every text output.
 
 They are executed once for that and for what a student meets in one kernel: all cells run with no exercise solved, where
-each check fails and nothing else does; wrong answers, whose mistakes the checks name; then the solutions. (In the order
-of the chapter they are executed when they are stored, and by `make book`.)
+each check fails and nothing else does; wrong answers, whose mistakes the checks name; then the solutions, which pass
+the hidden checks too. (In the order of the chapter they are executed when they are stored, and by `make book`.)
 """
 
 import os
@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names, read_chapter
+from exercises import chapter_exercises
 from release import grading, release
 
 WRONG = Path(__file__).with_name("wrong")
@@ -85,8 +86,11 @@ def refused(check, message):
     )
 
 
-def as_a_student(stored, released, mistakes=()):
-    """The cells that a student gets, with stored outputs; wrong answers; the stored exercises and their checks."""
+def as_a_student(stored, released, mistakes=(), hidden=None):
+    """The cells that a student gets, with stored outputs; wrong answers; the stored exercises and their checks.
+
+    `hidden` holds more checks by exercise, which come after those that are stored.
+    """
     solved = of_code(stored)
     unsolved = of_code(released)
     for cell, whole in zip(unsolved, solved, strict=True):
@@ -96,14 +100,19 @@ def as_a_student(stored, released, mistakes=()):
             cell.metadata["tags"] = ["raises-exception"]
         elif grading(cell, "solution"):
             cell.outputs = []
-    exercises = [cell for cell in solved if grading(cell, "solution") or grading(cell, "grade")]
+    # A warning or a printed line of these is no matter: whether they fail alone is.
+    silent = {"execution_count": 1, "metadata": {"tags": ["nbval-ignore-output"]}}
+    exercises = []
+    for cell in solved:
+        if grading(cell, "solution") or grading(cell, "grade"):
+            exercises.append(cell)
+        if grading(cell, "grade") and (more := (hidden or {}).get(cell.metadata.nbgrader.grade_id)):
+            exercises.append(nbformat.v4.new_code_cell(more, **silent))
     checks = {grading(cell, "grade_id"): cell.source for cell in solved if grading(cell, "grade")}
     wrong = []
     for exercise, _, code, message in mistakes:
         for source in (code, refused(checks[f"{exercise}-check"], message)):
-            # Warnings that a wrong answer gives are no matter: its check alone is.
-            tags = {"tags": ["nbval-ignore-output"]}
-            wrong.append(nbformat.v4.new_code_cell(source, execution_count=1, metadata=tags))
+            wrong.append(nbformat.v4.new_code_cell(source, **silent))
     for number, cell in enumerate(exercises):
         cell.id = f"solved-{number}"
     return [*unsolved, *wrong, *exercises]
@@ -116,7 +125,8 @@ def test_checks_fail_until_solved_and_all_outputs_come_out_again(name, tmp_path)
     [released] = release([name], tmp_path, SRC)
     notebook = nbformat.read(stored, 4)
     solutions = {grading(c, "grade_id"): c.source for c in of_code(stored) if grading(c, "solution")}
-    notebook.cells = as_a_student(stored, released, wrong_answers(name, solutions))
+    hidden = {f"{e.name}-check": e.hidden for e in chapter_exercises(name) if e.hidden}
+    notebook.cells = as_a_student(stored, released, wrong_answers(name, solutions), hidden)
     nbformat.write(notebook, tmp_path / "executed.ipynb")
     BUILD.mkdir(exist_ok=True)
     # Inside the checkout, where `make book` executes them too: chapter 8 looks for the recipes above its own folder.
@@ -170,10 +180,11 @@ def test_what_is_wrong_with_a_notebook_makes_it_fail(tmp_path):
     mistakes = [
         ("good", "", f"def good():\n    return {n}", message) for n, message in ((3, "is 3"), (3, "is 4"), (1, ""))
     ]
-    cells = as_a_student(tmp_path / "stored.ipynb", tmp_path / "released.ipynb", mistakes)
+    hidden = {"good-check": "assert good() == 0, 'on other numbers'"}
+    cells = as_a_student(tmp_path / "stored.ipynb", tmp_path / "released.ipynb", mistakes, hidden)
     nbformat.write(new.new_notebook(cells=cells), tmp_path / "executed.ipynb")
     (tmp_path / "work").mkdir()
     result = nbval(tmp_path / "executed.ipynb", tmp_path / "work")
     failed = [int(number) for number in re.findall(r"^FAILED .*::Cell (\d+)", result.stdout, re.M)]
-    assert failed == [1, 2, 8, 12, 14, 18], result.stdout
-    assert f"6 failed, {len(cells) - 6} passed" in result.stdout
+    assert failed == [1, 2, 8, 12, 14, 17, 19], result.stdout
+    assert f"7 failed, {len(cells) - 7} passed" in result.stdout
