@@ -3,6 +3,7 @@
 The stored notebooks are MyST, which JupyterLab, VS Code, Colab and GitHub show as it is written. In a copy the text is
 plain Markdown: hints, answers and solutions are folded, captions stand under their figures, references are in words.
 Outputs and code are as stored, except for the exercises: their cells are empty, and the solution is in the fold below.
+Figures ask for no background of their own.
 
     --out DIR     where to (default: book/lab, which `make lab` opens)
     --overwrite   also over copies that you have changed; without it they are kept, and named
@@ -56,6 +57,8 @@ def plain_cells(cell: NotebookNode, plain: PlainText) -> list[NotebookNode]:
         cell.metadata["tags"] = kept
     if "hide-input" in tags and not grading(cell, "solution"):  # a moving figure's code: folded as on the site
         cell.metadata["jupyter"] = {"source_hidden": True}
+    for output in cell.get("outputs", []):
+        output.get("metadata", {}).pop("needs_background", None)  # or JupyterLab draws a dark slab on its page
     figure = cell.metadata.pop("mystnb", {}).get("figure", {})
     if caption := figure.get("caption"):
         words = f"*{plain.words[figure['name']]}.* {plain.convert(caption)}"

@@ -78,6 +78,8 @@ def test_code_and_outputs_are_as_stored_and_solutions_are_folded(copies, name):
         if grading(old, "solution") or grading(old, "grade"):
             assert new.outputs == []
         else:
+            for output in old.outputs:  # a dark slab on JupyterLab's white page
+                output.get("metadata", {}).pop("needs_background", None)
             assert new.outputs == old.outputs
     assert len(folds) == solutions
     assert all("```python" in fold for fold in folds)
