@@ -67,7 +67,7 @@ def build(notebooks: Path = NOTEBOOKS, out: Path = BUILD / "html") -> int:
     command = [sys.executable, "-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-b", "html", "-d", str(doctrees)]
     status = subprocess.run([*command, "-c", str(BOOK), str(pages), str(out)], check=False).returncode
     if status == 0:
-        write_readable(chapter_names(), out / "_sources", notebooks)  # what the download button gives
+        write_readable(chapter_names(), out / "_sources", notebooks, SRC)  # what the download button gives
         print(f"the site is in {out}: open {out / 'index.html'}")
     return status
 

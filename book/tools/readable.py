@@ -91,9 +91,9 @@ def plain_text(src: Path = SRC, *, solutions: bool = False) -> PlainText:
     return PlainText(book_labels(src), citations(BOOK / "references.bib"), solutions=solutions)
 
 
-def write_readable(names: list[str], out: Path, notebooks: Path = NOTEBOOKS) -> None:
+def write_readable(names: list[str], out: Path, notebooks: Path = NOTEBOOKS, src: Path = SRC) -> None:
     """Write the readable copies of the notebooks `names` of a folder into `out`."""
-    plain = plain_text(solutions=True)
+    plain = plain_text(src, solutions=True)
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         try:
