@@ -212,7 +212,7 @@ def test_pages_are_those_of_the_table_of_contents(site):
 
 @pytest.mark.parametrize("name", chapter_names())
 def test_numbers_are_those_of_the_chapter(site, name):
-    page = re.sub(r"<[^>]+>", "", (site / f"{name}.html").read_text())
+    page = html.unescape(re.sub(r"<[^>]+>", "", (site / f"{name}.html").read_text())).replace("’", "'")
     heading = re.search(r"^# (.+)$", (SRC / f"{name}.md").read_text(), re.M)[1]
     assert heading.startswith(f"{int(name[:2])}. ")
     sidebar = html.unescape(re.sub(r"<[^>]+>|\s+", " ", (site / "index.html").read_text())).replace("’", "'")
