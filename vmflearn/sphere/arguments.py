@@ -66,7 +66,7 @@ def is_visible(value: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False
     if torch.jit.is_tracing():
-        raise NotImplementedError("torch.jit.trace would record one run's constants; use torch.compile or torch.export")
+        raise RuntimeError("torch.jit.trace would record one run's constants; use torch.compile or torch.export")
     if not in_transform():
         return True
     try:
