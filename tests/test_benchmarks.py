@@ -291,3 +291,15 @@ def test_an_unknown_commit_is_one_line(scripts, tmp_path):
 
     with pytest.raises(SystemExit, match="cannot read commit 0000000"):
         earlier.main(["--before", "0000000", "--out", str(tmp_path)])
+
+
+def test_evaluation_runs_and_judges_no_tiny_size(scripts, tmp_path, capsys):
+    import evaluation
+
+    assert evaluation.main(["--quick", "--out", str(tmp_path)]) == 0
+    report = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    for start in ("| kNN, 300 x 50 x 16", "| linear step of ten", "| features of 4 JPEG", "| path, 3 penalties"):
+        assert start in report
+    assert "**missed**" not in report
+    assert evaluation.main(["--large", "--quick"]) == 0
+    assert "kNN of 200 x 3,000 x 64" in capsys.readouterr().out
