@@ -21,6 +21,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,10 @@ COLUMNS = ["student", "chapter", "exercise", "points", "of", "message", "file"]
 
 class GradingError(Exception):
     """A chapter cannot be graded on this machine; the message says why."""
+
+
+class Stopped(Exception):
+    """Grading was interrupted; the message says how far it came."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,10 @@ def feedback(student: str, lines: list[dict[str, Any]], titles: dict[str, str]) 
 
 
 def grade(folder: Path, out: Path, limits: Limits, src: Path = SRC) -> list[dict[str, Any]]:
-    """Grade everything in `folder` and write the table and the feedback into `out`; returns the table's lines."""
+    """Grade everything in `folder` and write the table and the feedback into `out`; returns the table's lines.
+
+    Ctrl-C ends it: what is graded by then is written, and `Stopped` says how much that is.
+    """
     chapters = {name: Chapter.read(name, src) for name in chapter_names(src)}
     exercises = {name: chapter.exercises for name, chapter in chapters.items()}
     book = {name: {squeezed(source) for source in chapter.context} for name, chapter in chapters.items()}
@@ -232,14 +240,22 @@ def grade(folder: Path, out: Path, limits: Limits, src: Path = SRC) -> list[dict
     for submission in returned:
         if submission.fault:
             lines += rows(submission, exercises.get(submission.chapter, []), {})
-    for name, chapter in chapters.items():
-        mine = [submission for submission in returned if submission.chapter == name and not submission.fault]
-        for submission, found in graded(chapter, mine, limits):
-            lines += (fresh := rows(submission, chapter.exercises, found))
-            points = f"{sum(line['points'] for line in fresh)} of {sum(line['of'] for line in fresh)}"
-            print(f"{submission.student}: {name}: {points}", flush=True)
+    stopped = False
+    try:
+        for name, chapter in chapters.items():
+            mine = [submission for submission in returned if submission.chapter == name and not submission.fault]
+            with contextlib.closing(graded(chapter, mine, limits)) as results:  # whatever happens, no room stays open
+                for submission, found in results:
+                    lines += (fresh := rows(submission, chapter.exercises, found))
+                    points = f"{sum(line['points'] for line in fresh)} of {sum(line['of'] for line in fresh)}"
+                    print(f"{submission.student}: {name}: {points}", flush=True)
+    except KeyboardInterrupt:
+        stopped = True
     lines = best_only(sorted(lines, key=lambda line: (line["student"], line["chapter"], line["file"])))
     write(lines, out, {e.name: e.title for found in exercises.values() for e in found})
+    if stopped:
+        done = len({line["file"] for line in lines})
+        raise Stopped(f"stopped: {done} of {len(returned)} notebooks are in {out / 'grades.csv'}, the others are not")
     return lines
 
 
@@ -269,10 +285,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         if not room(Path(scratch), []):
             print("no closed room on this system (Linux namespaces): returned code can read, write and use the network")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         lines = grade(args.folder, out, Limits(args.seconds, int(args.memory * 2**30)))
     except GradingError as error:
         sys.exit(f"nothing is graded: {error}")
+    except Stopped as reason:
+        print(reason, file=sys.stderr)
+        return 130
     print(f"{len({line['file'] for line in lines})} notebooks: {out / 'grades.csv'}, and {out / 'feedback'}")
     return 0
 

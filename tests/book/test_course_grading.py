@@ -1,7 +1,9 @@
 """Grading of returned notebooks: twenty ways to return one, made by `tests/book/returned.py`, on a small chapter."""
 
+import contextlib
 import copy
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +238,50 @@ def test_a_chapter_that_fails_here_is_named_and_nothing_is_graded(course, tmp_pa
     with pytest.raises(GradingError, match="no notebook"):
         grade(tmp_path / "src", tmp_path / "grades", LIMITS, course.src)
     assert not (tmp_path / "grades").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
+def test_what_is_graded_when_it_is_stopped_is_kept_and_no_process_stays(course, tmp_path):
+    for student, body in (("a", "    return float(np.sum(x))"), ("b", "    while True:\n        pass")):
+        notebook = nbformat.from_dict(copy.deepcopy(course.release))
+        next(
+            cell for cell in notebook.cells if "def total(x)" in cell.source and "NotImpl" in cell.source
+        ).source = f"def total(x):\n{body}"
+        (tmp_path / "in").mkdir(exist_ok=True)
+        nbformat.write(notebook, tmp_path / "in" / f"{student}_{NAME}.ipynb")
+    (tmp_path / "scratch").mkdir()
+    code = (
+        f"import functools, pathlib, sys; sys.path.insert(0, {str(BOOK / 'tools')!r}); import grade\n"
+        f"grade.grade = functools.partial(grade.grade, src=pathlib.Path({str(course.src)!r}))\n"
+        f"sys.argv = ['grade.py', {str(tmp_path / 'in')!r}, '--seconds', '300']; sys.exit(grade.main())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TMPDIR": str(tmp_path / "scratch")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not (line := process.stdout.readline()).startswith(f"a: {NAME}: 3 of 6"):
+            assert line, process.stderr.read()
+        process.terminate()
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert (
+        said.strip() == f"stopped: 1 of 2 notebooks are in {tmp_path / 'in-grades' / 'grades.csv'}, the others are not"
+    )
+    with (tmp_path / "in-grades" / "grades.csv").open() as file:
+        assert [(line["student"], line["points"]) for line in csv.DictReader(file)] == [
+            ("a", "3"),
+            ("a", "0"),
+            ("a", "0"),
+        ]
+    assert list((tmp_path / "scratch").iterdir()) == []
+    mine, left = str(tmp_path / "scratch").encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # another user's, or gone
+            left += [path] if mine in path.read_bytes() else []
+    assert left == []
 
 
 def test_the_source_holds_hidden_tests_and_the_release_neither_them_nor_solutions(course):
