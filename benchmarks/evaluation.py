@@ -3,6 +3,7 @@
     python benchmarks/evaluation.py               # the sizes of the targets: about an hour on two idle cores
     python benchmarks/evaluation.py --reduced     # fewer test images, and smaller paths: some minutes
     python benchmarks/evaluation.py --quick       # tiny sizes, to see that it runs; targets are not judged
+    python benchmarks/evaluation.py --only path   # one part; printed, and not written
     python benchmarks/evaluation.py --large       # memory alone, of ImageNet's numbers: half an hour, 4 GB of disk
 
 Before anything is timed, results are asserted to be equal: classes, and objectives to a millionth. Prints a table and
@@ -213,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reduced", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=("knn", "network", "path"))
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     settings = parser.parse_args(arguments)
@@ -222,12 +224,20 @@ def main(arguments: list[str] | None = None) -> int:
             print(measure_large(*numbers, Path(folder)))
         return 0
     sizes = QUICK if settings.quick else REDUCED if settings.reduced else FULL
+    rows: list[Row] = []
+    memory = 0.0
     with one_core():
-        knn, memory = measure_knn(sizes)
-        print(markdown_table(ROW_HEAD, [row.cells() for row in knn]), flush=True)
-        rows = knn + measure_network(sizes)
-        print(markdown_table(ROW_HEAD, [row.cells() for row in rows]), flush=True)
-        rows += measure_path(sizes)
+        if settings.only in (None, "knn"):
+            rows, memory = measure_knn(sizes)
+            print(markdown_table(ROW_HEAD, [row.cells() for row in rows]), flush=True)
+        if settings.only in (None, "network"):
+            rows += measure_network(sizes)
+            print(markdown_table(ROW_HEAD, [row.cells() for row in rows]), flush=True)
+        if settings.only in (None, "path"):
+            rows += measure_path(sizes)
+    if settings.only:
+        print(markdown_table(ROW_HEAD, [row.cells() for row in rows]), f"memory of kNN: {memory:,.0f} MiB", sep="\n")
+        return 0
     if settings.quick:
         rows = [replace(row, target=None) for row in rows]
     text = (
