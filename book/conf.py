@@ -14,6 +14,8 @@ from sphinx.environment import BuildEnvironment
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "tools"))
 
+import docstrings
+from api import write_pages
 from chapters import MACROS
 
 project = "vmflearn"
@@ -22,6 +24,8 @@ copyright = author
 language = "en"
 
 extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
     "myst_nb",
     "sphinx_exercise",
     "sphinx_proof",
@@ -30,7 +34,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
 ]
-source_suffix = {".ipynb": "myst-nb", ".md": "myst-nb"}
+source_suffix = {".ipynb": "myst-nb", ".md": "myst-nb", ".rst": "restructuredtext"}
 root_doc = "index"
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -47,6 +51,14 @@ math_eqref_format = "({number})"
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "alpha"
 bibtex_reference_style = "author_year"
+
+# The reference: one name in backquotes is a link where the library has such a name, and code where it has none.
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # types and shapes stand in the docstrings
+default_role = "py:obj"
+napoleon_custom_sections = [("Attributes", "params_style")]  # as a list: their names are no references
+toc_object_entries_show_parents = "hide"
+nitpick_ignore_regex = [("py:.*", ".*")]
 
 html_theme = "sphinx_book_theme"
 html_title = "vmflearn"
@@ -104,6 +116,10 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
 
 
 def setup(app: Sphinx) -> None:
-    """Renumber after Sphinx has numbered, which it does at priority 500."""
+    """Write the reference's pages before any is read; renumber after Sphinx has numbered, which it does at 500."""
+    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
+    app.connect("autodoc-process-docstring", docstrings.before, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", docstrings.after, priority=600)
+    app.connect("autodoc-skip-member", docstrings.skip)
     app.connect("env-get-updated", number_by_chapter, priority=900)
     app.connect("html-page-context", describe)

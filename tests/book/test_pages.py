@@ -19,13 +19,15 @@ from contextlib import contextmanager
 from urllib.parse import unquote
 
 import pytest
+from api import PACKAGES, entries, file_name
 from build_site import build
 from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names
 from labels import chapter_labels
 
 pytestmark = pytest.mark.slow
 TEXT_PAGES = sorted(path.stem for path in SRC.glob("*.md") if path.stem not in chapter_names())
-PAGES = TEXT_PAGES + chapter_names()
+REFERENCE = ["api", *map(file_name, PACKAGES)]
+PAGES = [*TEXT_PAGES, *chapter_names(), "api", "api_sphere", "api_ssl"]  # the other pages of the reference are alike
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 LOCAL_MATHJAX = BOOK / "_static" / "mathjax" / "tex-chtml.js"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -207,7 +209,17 @@ def test_pages_are_those_of_the_table_of_contents(site):
     toctrees = re.findall(r"^```\{toctree\}\n(.*?)^```", (SRC / "index.md").read_text(), re.S | re.M)
     named = {line for tree in toctrees for line in tree.split("\n") if line and not line.startswith(":")}
     built = {path.stem for path in site.glob("*.html")} - {"index", "search"}
-    assert built == named == set(PAGES) - {"index"}
+    assert named == {*TEXT_PAGES, *chapter_names(), "api"} - {"index"}
+    assert built == named | set(REFERENCE)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_reference_says_something_of_every_public_name(site, name):
+    page = (site / f"{file_name(name)}.html").read_text()
+    for entry in entries(name):
+        place = page.partition(f'id="{entry.path}"')[2].partition('<dt class="sig')[0]
+        words = re.findall(r"\w+", re.sub(r"<[^>]+>", " ", place.partition("<dd>")[2]))
+        assert len(words) > 3, entry.path
 
 
 @pytest.mark.parametrize("name", chapter_names())
