@@ -358,6 +358,30 @@ def test_search_finds_a_term(browser, address):
         assert page.faults == []
 
 
+def test_search_leads_to_the_section_by_keyboard(browser, address, axe):
+    with opened(browser, f"{address}search.html?q=proposal+envelope") as page:
+        links = page.locator("#search-results ul.sections a")
+        links.first.wait_for(timeout=10000)
+        page.wait_for_load_state("networkidle")
+        found = links.evaluate_all("links => links.map(link => link.href.split('/').pop())")
+        assert [link for link in found if link.startswith("02_distribution.html#")]
+        assert all("#" in link for link in found)
+        for text in page.locator("#search-results p.context").all_text_contents():
+            assert re.search("propos|envelop", text, re.I)
+            assert "\\" not in text  # no raw TeX
+        page.evaluate(axe)
+        assert page.evaluate(AXE_RUN, [[], []]) == []
+        page.locator("#search-results a").first.focus()
+        page.keyboard.press("Tab")
+        target = page.evaluate("document.activeElement.href")
+        page.keyboard.press("Enter")
+        page.wait_for_url(target)
+        section = page.locator(f"section[id='{target.partition('#')[2]}']")
+        assert re.search("propos|envelop", section.inner_text(), re.I)
+        assert abs(section.evaluate("section => section.getBoundingClientRect().top")) < 200
+        assert page.faults == []
+
+
 PLANTED = [  # a gate, where it looks, and a defect
     (GATES, "formulas", {}, "article.insertAdjacentHTML('beforeend', '<span class=math>x</span>')"),
     (GATES, "raw TeX", {}, r"article.insertAdjacentHTML('beforeend', '<p>the \\mathbb{R} of it</p>')"),
