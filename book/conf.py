@@ -17,6 +17,7 @@ sys.path.insert(0, str(HERE / "tools"))
 import docstrings
 from api import write_pages
 from chapters import MACROS
+from launch import theme_options
 
 project = "vmflearn"
 author = "the vmflearn authors"
@@ -77,6 +78,7 @@ html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": True,
     "use_repository_button": False,
+    **theme_options(HERE.parent / "CITATION.cff"),
 }
 togglebutton_open_on_print = False  # book.js does it, for hints and folded code too
 togglebutton_hint = "Show"
