@@ -382,6 +382,32 @@ def test_search_leads_to_the_section_by_keyboard(browser, address, axe):
         assert page.faults == []
 
 
+def test_book_goes_into_one_file_that_leads_inside_itself(site, tmp_path):
+    from pdf import print_book
+    from pypdf import PdfReader
+
+    out = tmp_path / "book.pdf"
+    sheets = print_book(site, out, ["notation", "references"])
+    book = PdfReader(out)
+    assert len(book.pages) == sheets
+    heads = [item for item in book.outline if not isinstance(item, list)]
+    assert [item.title for item in heads] == ["Notation", "References"]
+    first, last = map(book.get_destination_page_number, heads)
+    assert 2 <= first < last
+    texts = [page.extract_text() for page in book.pages]
+    assert re.search(rf"Notation\D*{first + 1}\b", texts[1])  # the contents give the number that the sheet shows
+    assert re.search(rf"\b{first + 1}\b", texts[first])
+    assert "Directions and mixtures" in texts[first] + texts[first + 1]
+    (density, *_) = book.outline[1]
+    assert density.title == "The density"
+    cited = "Govindarajan"  # the notation's last line leads to the references
+    links = [link.get_object() for page in book.pages[first:last] for link in page.get("/Annots", [])]
+    numbers = {page.indirect_reference.idnum: i for i, page in enumerate(book.pages)}
+    targets = [numbers[link["/Dest"][0].idnum] for link in links if "/Dest" in link]
+    assert any(cited in texts[target] for target in targets if target >= last)
+    assert not [link for link in links if "127.0.0.1" in str(link.get("/A", {}).get("/URI", ""))]
+
+
 PLANTED = [  # a gate, where it looks, and a defect
     (GATES, "formulas", {}, "article.insertAdjacentHTML('beforeend', '<span class=math>x</span>')"),
     (GATES, "raw TeX", {}, r"article.insertAdjacentHTML('beforeend', '<p>the \\mathbb{R} of it</p>')"),
