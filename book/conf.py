@@ -86,6 +86,10 @@ togglebutton_hint_hide = "Hide"
 copybutton_prompt_text = r"^\$ "
 copybutton_prompt_is_regexp = True
 
+linkcheck_timeout = 20
+linkcheck_anchors = False  # many pages make theirs by a script
+linkcheck_workers = 10
+
 mathjax3_config = {"tex": {"macros": MACROS}}
 if (HERE / "_static" / "mathjax" / "tex-chtml.js").exists():
     mathjax_path = "mathjax/tex-chtml.js"
