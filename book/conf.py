@@ -97,6 +97,12 @@ else:
     print("no local MathJax in book/_static/mathjax: formulas on the site will need the network")
 
 
+def add_reference(app: Sphinx) -> None:
+    """Write the reference's pages before any page is read, where the table of contents asks for them."""
+    if re.search(r"^api$", (Path(app.srcdir) / "index.md").read_text(encoding="utf-8"), re.M):
+        write_pages(Path(app.srcdir))
+
+
 def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
     """Number figures, equations, exercises and theorems by chapter (Figure 4.2), after the chapter's file name.
 
@@ -122,9 +128,9 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
 
 
 def setup(app: Sphinx) -> None:
-    """Write the reference's pages before any is read; renumber after Sphinx has numbered, which it does at 500."""
-    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
-    app.connect("autodoc-process-docstring", docstrings.before, priority=400)  # napoleon's is 500
+    """Renumber after Sphinx has numbered, which it does at priority 500; napoleon too has that priority."""
+    app.connect("builder-inited", add_reference)
+    app.connect("autodoc-process-docstring", docstrings.before, priority=400)
     app.connect("autodoc-process-docstring", docstrings.after, priority=600)
     app.connect("autodoc-skip-member", docstrings.skip)
     app.connect("env-get-updated", number_by_chapter, priority=900)
