@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 from contextlib import contextmanager
@@ -382,12 +383,14 @@ def test_search_leads_to_the_section_by_keyboard(browser, address, axe):
         assert page.faults == []
 
 
-def test_book_goes_into_one_file_that_leads_inside_itself(site, tmp_path):
-    from pdf import print_book
+def test_book_goes_into_one_file_that_leads_inside_itself(site, browser, tmp_path):
     from pypdf import PdfReader
 
-    out = tmp_path / "book.pdf"
-    sheets = print_book(site, out, ["notation", "references"])
+    out = tmp_path / "book.pdf"  # by the command: one process has one Playwright
+    command = [sys.executable, BOOK / "tools" / "pdf.py", "--site", site, "--out", out, "notation", "references"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    sheets = int(re.search(r"^(\d+) pages in ", done.stdout, re.M)[1])
     book = PdfReader(out)
     assert len(book.pages) == sheets
     heads = [item for item in book.outline if not isinstance(item, list)]
