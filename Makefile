@@ -12,7 +12,8 @@ CONSTRAINTS := constraints.txt
 # that take minutes do not come last. One thread for each: two that share a core wait for one another.
 PYTEST := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup book test fast test-python test-lowest lint html lab pretrain store release course bench clean
+.PHONY: help setup book test fast test-python test-lowest lint html pdf links spelling lab pretrain store release course \
+	bench clean
 
 help:
 	@echo "make book      set up, execute the chapters (with the small pretraining), build the site book/_build/html"
@@ -23,6 +24,9 @@ help:
 	@echo "make lab       open the chapters in JupyterLab"
 	@echo "make pretrain  pretrain a small ViT with DINO-vMF on photographs into runs/photos (two minutes)"
 	@echo "make html      build the site from the committed notebooks, without executing them"
+	@echo "make pdf       print the whole book into book/_build/vmflearn.pdf (needs Chromium)"
+	@echo "make links     look whether the book's outside addresses can be reached (needs the network)"
+	@echo "make spelling  look for words that no dictionary has (needs hunspell)"
 	@echo "make release   student notebooks, solutions removed, into book/release"
 	@echo "make course    a course into book/course: nbgrader tree, student and instructor bundles, slides, quiz bank"
 	@echo "make store     execute the chapters and store the committed notebooks (for authors)"
@@ -44,6 +48,15 @@ book: $(READY)
 html: $(READY)
 	$(BIN)/python book/tools/vendor.py
 	$(BIN)/python book/tools/build_site.py
+
+pdf: html
+	$(BIN)/python book/tools/pdf.py
+
+links: $(READY)
+	$(BIN)/python book/tools/links.py
+
+spelling: $(READY)
+	$(BIN)/python book/tools/spelling.py
 
 test: $(READY) lint
 	$(BIN)/python book/tools/vendor.py

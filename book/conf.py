@@ -14,7 +14,10 @@ from sphinx.environment import BuildEnvironment
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "tools"))
 
+import docstrings
+from api import write_pages
 from chapters import MACROS
+from launch import theme_options
 
 project = "vmflearn"
 author = "the vmflearn authors"
@@ -22,6 +25,8 @@ copyright = author
 language = "en"
 
 extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
     "myst_nb",
     "sphinx_exercise",
     "sphinx_proof",
@@ -30,7 +35,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
 ]
-source_suffix = {".ipynb": "myst-nb", ".md": "myst-nb"}
+source_suffix = {".ipynb": "myst-nb", ".md": "myst-nb", ".rst": "restructuredtext"}
 root_doc = "index"
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -48,11 +53,19 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "alpha"
 bibtex_reference_style = "author_year"
 
+# The reference: one name in backquotes is a link where the library has such a name, and code where it has none.
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # types and shapes stand in the docstrings
+default_role = "py:obj"
+napoleon_custom_sections = [("Attributes", "params_style")]  # as a list: their names are no references
+toc_object_entries_show_parents = "hide"
+nitpick_ignore_regex = [("py:.*", ".*")]
+
 html_theme = "sphinx_book_theme"
 html_title = "vmflearn"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-html_js_files = ["book.js"]
+html_js_files = ["book.js", "search.js"]
 html_favicon = "_static/logo.svg"
 html_logo = "_static/logo.svg"
 html_show_sourcelink = False
@@ -65,6 +78,7 @@ html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": True,
     "use_repository_button": False,
+    **theme_options(HERE.parent / "CITATION.cff"),
 }
 togglebutton_open_on_print = False  # book.js does it, for hints and folded code too
 togglebutton_hint = "Show"
@@ -72,11 +86,21 @@ togglebutton_hint_hide = "Hide"
 copybutton_prompt_text = r"^\$ "
 copybutton_prompt_is_regexp = True
 
+linkcheck_timeout = 20
+linkcheck_anchors = False  # many pages make theirs by a script
+linkcheck_workers = 10
+
 mathjax3_config = {"tex": {"macros": MACROS}}
 if (HERE / "_static" / "mathjax" / "tex-chtml.js").exists():
     mathjax_path = "mathjax/tex-chtml.js"
 else:
     print("no local MathJax in book/_static/mathjax: formulas on the site will need the network")
+
+
+def add_reference(app: Sphinx) -> None:
+    """Write the reference's pages before any page is read, where the table of contents asks for them."""
+    if re.search(r"^api$", (Path(app.srcdir) / "index.md").read_text(encoding="utf-8"), re.M):
+        write_pages(Path(app.srcdir))
 
 
 def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
@@ -104,6 +128,10 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
 
 
 def setup(app: Sphinx) -> None:
-    """Renumber after Sphinx has numbered, which it does at priority 500."""
+    """Renumber after Sphinx has numbered, which it does at priority 500; napoleon too has that priority."""
+    app.connect("builder-inited", add_reference)
+    app.connect("autodoc-process-docstring", docstrings.before, priority=400)
+    app.connect("autodoc-process-docstring", docstrings.after, priority=600)
+    app.connect("autodoc-skip-member", docstrings.skip)
     app.connect("env-get-updated", number_by_chapter, priority=900)
     app.connect("html-page-context", describe)

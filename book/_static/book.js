@@ -20,6 +20,10 @@
     const misnamed = "details.hide > summary[aria-label], button.search-button-field[aria-label]";
     document.querySelectorAll(misnamed).forEach((control) => control.removeAttribute("aria-label"));
     document.querySelectorAll(".citation-list[role=list]").forEach((list) => list.removeAttribute("role"));
+    document.querySelectorAll(".bd-links li > details > summary").forEach((fold) => {
+      const link = fold.closest("li").querySelector("a");
+      fold.setAttribute("aria-label", `Pages of ${link.textContent.trim()}`);
+    });
     const brand = document.querySelector(".bd-sidebar-primary .navbar-brand");
     if (brand) {
       brand.parentElement.setAttribute("role", "navigation");

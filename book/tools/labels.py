@@ -16,9 +16,15 @@ HEADING = re.compile(r"^\(([\w-]+)\)=\s*\n+#+ +(.+)$", re.M)
 LABEL = re.compile(
     r"^[ \t]*[`:]{3,}\{(?P<directive>math|exercise|exercise-start|prf:\w+)\}[^\n]*\n"
     r"(?:[ \t]*:(?!label)[^\n]*\n)*[ \t]*:label: (?P<name>[\w-]+)"
+    r"|^[`:]{3,}\{figure\}[^\n]*\n---\n(?:(?!---)[^\n]*\n)*?name: (?P<figure>[\w-]+)"
     r"|^[ \t]*\$\$ *\((?P<equation>[\w-]+)\)",
     re.M,
 )
+
+
+def label(match: re.Match[str]) -> str:
+    """The name that something is labelled with."""
+    return match["name"] or match["figure"] or match["equation"]
 
 
 def chapter_labels(path: Path) -> dict[str, str]:
@@ -27,9 +33,9 @@ def chapter_labels(path: Path) -> dict[str, str]:
     words: dict[str, str] = {}
     counts: dict[str, int] = {}
 
-    def count(label: str, kind: str) -> None:
+    def count(name: str, kind: str) -> None:
         counts[kind] = counts.get(kind, 0) + 1
-        words[label] = KINDS.get(kind, kind.capitalize() + " {}").format(f"{chapter}.{counts[kind]}")
+        words[name] = KINDS.get(kind, kind.capitalize() + " {}").format(f"{chapter}.{counts[kind]}")
 
     for cell in read_chapter(path).cells:
         if cell.cell_type == "code":
@@ -38,11 +44,11 @@ def chapter_labels(path: Path) -> dict[str, str]:
             continue
         words |= {match[1]: match[2].strip() for match in HEADING.finditer(cell.source)}
         for match in LABEL.finditer(cell.source):
-            directive = match["directive"] or "math"
-            kind = {"math": "eq", "exercise": "ex", "exercise-start": "ex"}.get(
+            directive = match["directive"] or ("figure" if match["figure"] else "math")
+            kind = {"math": "eq", "exercise": "ex", "exercise-start": "ex", "figure": "fig"}.get(
                 directive, directive.removeprefix("prf:")
             )
-            count(match["name"] or match["equation"], kind)
+            count(label(match), kind)
     return words
 
 
@@ -52,7 +58,8 @@ def book_labels(src: Path = SRC) -> dict[str, str]:
     for page in src.glob("*.md"):
         if page.stem not in chapter_names(src):
             for match in LABEL.finditer(page.read_text()):
-                words[match["name"] or match["equation"]] = f"the equation on the {page.stem} page"
+                kind = "figure" if match["figure"] else "equation"
+                words[label(match)] = f"the {kind} on the {page.stem} page"
     for name in chapter_names(src):
         words |= chapter_labels(src / f"{name}.md")
     return words

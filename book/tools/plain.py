@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from textwrap import indent
 
+import yaml
 from chapters import MACROS
 
 FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|:{3,})\{(?P<name>[\w:-]+)\}[ \t]*(?P<argument>.*)$")
@@ -56,6 +57,9 @@ class PlainText:
                 raise ValueError(f"the directive {line!r} is not closed")
             body, lines = [inner.removeprefix(fence["indent"]) for inner in lines[:end]], lines[end + 1 :]
             options = {}
+            if body[:1] == ["---"]:  # options in YAML, which may be long
+                end = body.index("---", 1)
+                options, body = yaml.safe_load("\n".join(body[1:end])), body[end + 1 :]
             while body and (option := re.match(r"^:([\w-]+):[ \t]*(.*)$", body[0])):
                 options[option[1]] = option[2]
                 body.pop(0)
@@ -82,6 +86,8 @@ class PlainText:
         if name.startswith("prf:"):
             title = f" ({argument})" if argument else ""
             return quote(f"**{label or name[4:].capitalize()}{title}.** {self.blocks(body)}")
+        if name == "figure":
+            return f"![{options['alt']}]({argument})\n\n*{self.words[options['name']]}.* {self.blocks(body)}"
         if name in ("code-block", "code"):
             return f"```{argument}\n{body}\n```"
         raise ValueError(f"the directive {{{name}}} has no plain form; use one of those in book/tools/plain.py")

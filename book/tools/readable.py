@@ -2,6 +2,7 @@
 
 The stored notebooks are MyST, which JupyterLab, VS Code, Colab and GitHub show as it is written. In a copy the text is
 plain Markdown: hints, answers and solutions are folded, captions stand under their figures, references are in words.
+Drawings are attached to their cells; Colab, which shows no attachments, has their description in their place.
 Outputs and code are as stored, except for the exercises: their cells are empty, and the solution is in the fold below.
 Figures ask for no background of their own.
 
@@ -21,6 +22,7 @@ from typing import Any
 
 import nbformat
 from chapters import BOOK, NOTEBOOKS, SRC, select
+from drawing import attach
 from labels import book_labels, citations
 from nbformat import NotebookNode
 from plain import PlainText
@@ -50,7 +52,9 @@ def without_solution(source: str) -> str:
 def plain_cells(cell: NotebookNode, plain: PlainText) -> list[NotebookNode]:
     """What a reader gets of a cell: itself in plain Markdown, and the caption of its figure; nothing if it is empty."""
     if cell.cell_type == "markdown":
-        cell.source = plain.convert(cell.source)
+        cell.source, attachments = attach(plain.convert(cell.source))
+        if attachments:
+            cell.attachments = attachments
         return [cell] if cell.source else []
     tags = cell.metadata.pop("tags", [])
     if kept := [tag for tag in tags if tag != "hide-input"]:

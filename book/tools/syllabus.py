@@ -15,6 +15,7 @@ from pathlib import Path
 
 from chapters import SRC, chapter_names, read_chapter
 from exercises import Exercise, chapter_exercises
+from nbformat import NotebookNode
 from readable import grading
 
 SHORT = {3: [[1, 4], [5, 6], [7, 8]], 6: [[1], [2], [4], [5, 6], [7], [8, 9]]}  # the longest has the whole book
@@ -65,6 +66,20 @@ def stated_minutes(text: str) -> int | None:
     return 60 * (1 if found[1] else NUMBERS[found[2].lower()]) + part
 
 
+def reading_minutes(chapter: NotebookNode) -> float:
+    """The time that the words and the code of a chapter take, without its exercises."""
+    text = "\n\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
+    words = len(re.findall(r"\w+", text.partition("\n## Exercises")[0]))
+    lines = sum(
+        len(cell.source.splitlines())
+        for cell in chapter.cells
+        if cell.cell_type == "code"
+        and not grading(cell, "grade_id")
+        and "hide-input" not in cell.metadata.get("tags", [])
+    )
+    return words / WORDS + lines / LINES
+
+
 def facts(name: str, src: Path = SRC) -> Facts:
     """The facts of a chapter."""
     chapter = read_chapter(src / f"{name}.md")
@@ -72,16 +87,7 @@ def facts(name: str, src: Path = SRC) -> Facts:
     exercises = chapter_exercises(name, src, chapter)
     minutes = stated_minutes(text)
     if minutes is None:
-        words = len(re.findall(r"\w+", text.partition("\n## Exercises")[0]))
-        shown = [
-            cell.source
-            for cell in chapter.cells
-            if cell.cell_type == "code"
-            and not grading(cell, "grade_id")
-            and "hide-input" not in cell.metadata.get("tags", [])
-        ]
-        minutes = words / WORDS + sum(len(source.splitlines()) for source in shown) / LINES
-        minutes = 15 * round((minutes + sum(e.minutes for e in exercises)) / 15)
+        minutes = 15 * round((reading_minutes(chapter) + sum(e.minutes for e in exercises)) / 15)
     before = re.search(r"\*\*Prerequisites:\*\*(.*?)(?=\n- \*\*)", text, re.S)
     labels = re.findall(r"\{ref\}`(?:[^`<]*<)?([\w-]+)>?`", before[1] if before else "")
     title = re.search(r"^# \d+\. (.+)$", text, re.M)[1]

@@ -15,7 +15,7 @@ from exercises import chapter_exercises
 from quiz import moodle, questions
 from readable import grading, plain_text
 from slides import chapter_slides, parts
-from syllabus import Facts, even, fill, stated_minutes
+from syllabus import Facts, even, facts, fill, reading_minutes, stated_minutes
 
 NAME = "06_last_layer"
 
@@ -106,6 +106,14 @@ def test_every_exercise_has_its_minutes_and_a_name_for_its_checks(book, name):
 )
 def test_the_time_that_a_chapter_states_is_read(line, minutes):
     assert stated_minutes(f":::{{admonition}} Before you start\n{line}\n- **Downloads:** none.\n:::") == minutes
+
+
+@pytest.mark.parametrize("name", chapter_names())
+def test_the_time_that_a_chapter_states_is_what_its_words_and_exercises_take(name):
+    chapter = read_chapter(SRC / f"{name}.md")
+    stated = stated_minutes("\n\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown"))
+    assert stated is not None
+    assert abs(stated - reading_minutes(chapter) - facts(name).practice) <= 40
 
 
 def test_sessions_are_as_even_as_can_be():

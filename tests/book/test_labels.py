@@ -54,6 +54,14 @@ mystnb:
   figure: {name: fig-a, caption: A.}
 ---
 ```
+
+```{figure} _static/b.svg
+---
+alt: A drawing.
+name: fig-b
+---
+Drawn.
+```
 """
 
 
@@ -61,12 +69,15 @@ def test_each_kind_is_counted_by_itself_in_each_chapter(tmp_path):
     head = "---\nkernelspec: {display_name: Python 3, language: python, name: python3}\n---\n\n"
     (tmp_path / "01_one.md").write_text(head + FIRST)
     (tmp_path / "12_two.md").write_text(head + "(ch-two)=\n# 12. Two\n\n$$\nx\n$$ (eq-x)\n")
-    (tmp_path / "notation.md").write_text("# Notation\n\n$$\ny\n$$ (eq-y)\n")
+    (tmp_path / "notation.md").write_text(
+        "# Notation\n\n$$\ny\n$$ (eq-y)\n\n```{figure} y.svg\n---\nname: fig-y\n---\n```\n"
+    )
     assert book_labels(tmp_path) == {
         **{"ch-one": "1. One", "sec-part": "A part of `it`", "ch-two": "12. Two", "thm-a": "Theorem 1.1"},
         **{"eq-a": "(1.1)", "eq-b": "(1.2)", "eq-c": "(1.3)", "eq-x": "(12.1)", "lem-a": "Lemma 1.1"},
-        **{"ex-a": "Exercise 1.1", "ex-b": "Exercise 1.2", "fig-a": "Figure 1.1"},
+        **{"ex-a": "Exercise 1.1", "ex-b": "Exercise 1.2", "fig-a": "Figure 1.1", "fig-b": "Figure 1.2"},
         "eq-y": "the equation on the notation page",
+        "fig-y": "the figure on the notation page",
     }
 
 

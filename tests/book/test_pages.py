@@ -13,19 +13,22 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 from contextlib import contextmanager
 from urllib.parse import unquote
 
 import pytest
+from api import PACKAGES, entries, file_name
 from build_site import build
 from chapters import BOOK, BUILD, NOTEBOOKS, SRC, chapter_names
 from labels import chapter_labels
 
 pytestmark = pytest.mark.slow
 TEXT_PAGES = sorted(path.stem for path in SRC.glob("*.md") if path.stem not in chapter_names())
-PAGES = TEXT_PAGES + chapter_names()
+REFERENCE = ["api", *map(file_name, PACKAGES)]
+PAGES = [*TEXT_PAGES, *chapter_names(), "api", "api_sphere", "api_ssl"]  # the other pages of the reference are alike
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 LOCAL_MATHJAX = BOOK / "_static" / "mathjax" / "tex-chtml.js"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -207,7 +210,17 @@ def test_pages_are_those_of_the_table_of_contents(site):
     toctrees = re.findall(r"^```\{toctree\}\n(.*?)^```", (SRC / "index.md").read_text(), re.S | re.M)
     named = {line for tree in toctrees for line in tree.split("\n") if line and not line.startswith(":")}
     built = {path.stem for path in site.glob("*.html")} - {"index", "search"}
-    assert built == named == set(PAGES) - {"index"}
+    assert named == {*TEXT_PAGES, *chapter_names(), "api"} - {"index"}
+    assert built == named | set(REFERENCE)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_reference_says_something_of_every_public_name(site, name):
+    page = (site / f"{file_name(name)}.html").read_text()
+    for entry in entries(name):
+        place = page.partition(f'id="{entry.path}"')[2].partition('<dt class="sig')[0]
+        words = re.findall(r"\w+", re.sub(r"<[^>]+>", " ", place.partition("<dd>")[2]))
+        assert len(words) > 3, entry.path
 
 
 @pytest.mark.parametrize("name", chapter_names())
@@ -344,6 +357,58 @@ def test_search_finds_a_term(browser, address):
         found = page.eval_on_selector_all("#search-results li a", "links => links.map(link => link.href)")
         assert any("03_log_normalizer.html" in link for link in found)
         assert page.faults == []
+
+
+def test_search_leads_to_the_section_by_keyboard(browser, address, axe):
+    with opened(browser, f"{address}search.html?q=proposal+envelope") as page:
+        links = page.locator("#search-results ul.sections a")
+        links.first.wait_for(timeout=10000)
+        page.wait_for_load_state("networkidle")
+        found = links.evaluate_all("links => links.map(link => link.href.split('/').pop())")
+        assert [link for link in found if link.startswith("02_distribution.html#")]
+        assert all("#" in link for link in found)
+        for text in page.locator("#search-results p.context").all_text_contents():
+            assert re.search("propos|envelop", text, re.I)
+            assert "\\" not in text  # no raw TeX
+        page.evaluate(axe)
+        assert page.evaluate(AXE_RUN, [[], []]) == []
+        page.locator("#search-results a").first.focus()
+        page.keyboard.press("Tab")
+        target = page.evaluate("document.activeElement.href")
+        page.keyboard.press("Enter")
+        page.wait_for_url(target)
+        section = page.locator(f"section[id='{target.partition('#')[2]}']")
+        assert re.search("propos|envelop", section.inner_text(), re.I)
+        assert abs(section.evaluate("section => section.getBoundingClientRect().top")) < 200
+        assert page.faults == []
+
+
+def test_book_goes_into_one_file_that_leads_inside_itself(site, browser, tmp_path):
+    from pypdf import PdfReader
+
+    out = tmp_path / "book.pdf"  # by the command: one process has one Playwright
+    command = [sys.executable, BOOK / "tools" / "pdf.py", "--site", site, "--out", out, "notation", "references"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    sheets = int(re.search(r"^(\d+) pages in ", done.stdout, re.M)[1])
+    book = PdfReader(out)
+    assert len(book.pages) == sheets
+    heads = [item for item in book.outline if not isinstance(item, list)]
+    assert [item.title for item in heads] == ["Notation", "References"]
+    first, last = map(book.get_destination_page_number, heads)
+    assert 2 <= first < last
+    texts = [page.extract_text() for page in book.pages]
+    assert re.search(rf"Notation\D*{first + 1}\b", texts[1])  # the contents give the number that the sheet shows
+    assert re.search(rf"\b{first + 1}\b", texts[first])
+    assert "Directions and mixtures" in texts[first] + texts[first + 1]
+    (density, *_) = book.outline[1]
+    assert density.title == "The density"
+    cited = "Govindarajan"  # the notation's last line leads to the references
+    links = [link.get_object() for page in book.pages[first:last] for link in page.get("/Annots", [])]
+    numbers = {page.indirect_reference.idnum: i for i, page in enumerate(book.pages)}
+    targets = [numbers[link["/Dest"][0].idnum] for link in links if "/Dest" in link]
+    assert any(cited in texts[target] for target in targets if target >= last)
+    assert not [link for link in links if "127.0.0.1" in str(link.get("/A", {}).get("/URI", ""))]
 
 
 PLANTED = [  # a gate, where it looks, and a defect

@@ -1,6 +1,8 @@
 """The readable copies: plain Markdown in any program, solutions folded, code and outputs as stored."""
 
+import base64
 import functools
+import io
 import json
 import re
 import sys
@@ -8,12 +10,14 @@ import sys
 import nbformat
 import pytest
 import readable
-from chapters import MACROS, NOTEBOOKS, chapter_names
+from chapters import BOOK, MACROS, NOTEBOOKS, chapter_names
+from drawing import digest
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from myst_parser.config.main import MdParserConfig
 from myst_parser.mdit_to_docutils.base import DocutilsRenderer
 from myst_parser.parsers.mdit import create_md_parser
+from PIL import Image
 from readable import grading, refresh, write_readable
 
 
@@ -83,6 +87,17 @@ def test_code_and_outputs_are_as_stored_and_solutions_are_folded(copies, name):
             assert new.outputs == old.outputs
     assert len(folds) == solutions
     assert all("```python" in fold for fold in folds)
+
+
+def test_a_drawing_travels_inside_its_notebook(copies):
+    (cell,) = [c for c in nbformat.read(copies / "06_last_layer.ipynb", 4).cells if "attachments" in c]
+    (drawn,) = [t for t in tokens(PLAIN, cell.source) if t.type == "image"]
+    assert drawn.attrs["src"] == "attachment:architecture.png"
+    assert len(drawn.content) > 100  # its description, which Colab shows in its place
+    assert "*Figure 6.1.* Student and teacher" in cell.source
+    image = Image.open(io.BytesIO(base64.b64decode(cell.attachments["architecture.png"]["image/png"])))
+    assert image.text["Source"] == digest(BOOK / "_static" / "architecture.svg"), "run book/tools/drawing.py"
+    assert min(image.size) > 700
 
 
 def test_a_copy_that_was_changed_is_kept_and_named(tmp_path, monkeypatch, capsys):

@@ -26,7 +26,7 @@ class Prototypes(nn.Module):
 
     ==========  ===============================  ==========================================================
     ``"none"``  <w, y>/tau                       DINO with free magnitudes (Eq. 3)
-    ``"l2"``    <v/|v|, y>/tau                   DINO with normalised prototypes: all components equally wide
+    ``"l2"``    <v, y>/(abs(v) tau)              DINO with normalised prototypes: all components equally wide
     ``"vmf"``   <w, y>/tau - logH(abs(g)/tau)    DINO-vMF (Eq. 6)
     ==========  ===============================  ==========================================================
 

@@ -14,6 +14,7 @@ from vmflearn.train.methods.ibot import IBOT
 from vmflearn.train.methods.msn import MSN
 
 METHODS: dict[str, type[Method]] = {"dino": DINO, "ibot": IBOT, "msn": MSN}
+"""Every method that is known, by its name."""
 
 M = TypeVar("M", bound=type[Method])
 

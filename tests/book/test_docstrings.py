@@ -1,0 +1,94 @@
+"""The reference shows docstrings as their readers in a terminal have them: formulas in lines, |x| as a length."""
+
+import docutils.core
+import pytest
+from api import Entry, entries
+from docstrings import after, before
+from docutils import nodes
+
+DOCSTRING = """\
+Scores of a row, s = g |v| over all x_ of it.
+
+With lengths |w_k|,
+
+    L = |W|^2 + ``2``     over rows
+    M = 0
+
+and :math:`\\|x\\|` as it is. ``a | b`` is code.
+
+- a list
+
+  goes on
+
+Parameters
+----------
+x : Tensor, (n, dim)
+    Rows of |x| = 1.
+
+    Indented in a section: |not| a formula."""
+
+
+def document(lines):
+    """What docutils makes of a prepared docstring; the error stream stays empty."""
+    settings = {"report_level": 1, "halt_level": 2}
+    return docutils.core.publish_doctree("\n".join(lines), settings_overrides=settings)
+
+
+def test_formulas_keep_their_lines_and_bars_are_bars():
+    lines = DOCSTRING.partition("\nParameters")[0].split("\n")
+    before(None, "function", "f", None, None, lines)
+    tree = document(lines)
+    (block,) = tree.findall(nodes.literal_block)
+    assert block.astext() == "L = |W|^2 + 2     over rows\nM = 0"
+    assert [p.astext() for p in tree.findall(nodes.paragraph)] == [
+        "Scores of a row, s = g |v| over all x_ of it.",
+        "With lengths |w_k|,",
+        "and \\|x\\| as it is. a | b is code.",
+        "a list",
+        "goes on",
+    ]
+    assert [m.astext() for m in tree.findall(nodes.math)] == ["\\|x\\|"]
+
+
+def test_sections_are_left_to_napoleon():
+    lines = DOCSTRING.split("\n")
+    before(None, "function", "f", None, None, lines)
+    text = "\n".join(lines)
+    assert "x : Tensor, (n, dim)\n    Rows of \\|x\\| = 1.\n\n    Indented in a section: \\|not\\| a formula." in text
+    assert text.count("\n::\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (":type x: Tensor, (n, dim)", ":type x: ``Tensor, (n, dim)``"),
+        (":rtype: Tensor", ":rtype: ``Tensor``"),
+        (":type x: `Config`", ":type x: `Config`"),
+        (":param x: A type: of", ":param x: A type: of"),
+    ],
+)
+def test_types_are_code(line, shown):
+    lines = [line]
+    after(None, "function", "f", None, None, lines)
+    assert lines == [shown]
+
+
+def test_a_colon_in_a_property_is_no_end_of_a_type():
+    lines = ["The zero vector: the centre."]
+    before(None, "property", "p", None, None, lines)
+    assert ":" not in lines[0]
+    after(None, "property", "p", None, None, lines)
+    assert lines == ["The zero vector: the centre."]
+
+
+def test_public_is_what_a_package_lists_or_defines():
+    listed = {entry.path for entry in entries("ssl")}
+    assert "vmflearn.ssl.DINOHead" in listed
+    assert "vmflearn.ssl.dino_crops" not in listed  # of views, and said there
+    defined = {entry.path for entry in entries("views")}
+    assert "vmflearn.views.crops.dino_crops" in defined
+    assert not [path for path in defined if path.rpartition(".")[2].startswith("_")]
+    assert "vmflearn.views.batched.dino_crops" not in defined  # imported there
+    (tables,) = [entry for entry in entries("paper") if entry.path == "vmflearn.paper.TABLES"]
+    assert isinstance(tables, Entry)
+    assert len(tables.text) > 20
