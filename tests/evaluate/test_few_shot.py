@@ -88,6 +88,23 @@ def test_transfer_chooses_as_a_loop_over_scikit_learn_does():
     )
 
 
+def test_of_equally_good_penalties_the_strongest_is_taken():
+    x = torch.cat([torch.full((10, 1), -1.0), torch.full((10, 1), 1.0)])  # no penalty tells these apart wrongly
+    y = (torch.arange(20) >= 10).long()
+    result = transfer(x, y, x, folds=cross_validation(y, 2), penalties=[0.01, 10.0, 0.1])
+    assert result.validation == {10.0: 1.0, 0.1: 1.0, 0.01: 1.0}
+    assert result.penalty == 10.0
+
+
+def test_folds_and_parts_are_drawn_by_their_seed():
+    labels = torch.arange(60) // 20  # in the order of their classes, as folders give them
+    assert not torch.equal(cross_validation(labels, 5, seed=0), cross_validation(labels, 5, seed=1))
+    parts = [validation_part(60, seed=seed)[0] for seed in (0, 0, 1)]
+    assert torch.equal(parts[0], parts[1])
+    assert not torch.equal(parts[0], parts[2])
+    assert (torch.bincount(labels[~parts[0]], minlength=3) > 0).all(), "not one class after the other"
+
+
 def test_folds_hold_each_image_back_once():
     labels = torch.tensor([0] * 7 + [1] * 12 + [2] * 3)
     folds = cross_validation(labels, 4)
