@@ -80,7 +80,7 @@ def test_transfer_chooses_as_a_loop_over_scikit_learn_does():
         p: np.mean([fit(kept, p).score(x[~kept].double().numpy(), y[~kept].numpy()) for kept in folds])
         for p in penalties
     }
-    assert result.validation == pytest.approx(want)
+    assert result.validation == pytest.approx(want, abs=1e-15)
     assert result.penalty == max(want, key=lambda p: (want[p], p))
     assert (
         result.predicted.tolist()
@@ -93,6 +93,15 @@ def test_of_equally_good_penalties_the_strongest_is_taken():
     y = (torch.arange(20) >= 10).long()
     result = transfer(x, y, x, folds=cross_validation(y, 2), penalties=[0.01, 10.0, 0.1])
     assert result.validation == {10.0: 1.0, 0.1: 1.0, 0.01: 1.0}
+    assert result.penalty == 10.0
+
+
+def test_accuracies_that_rounding_tells_apart_are_equally_good():
+    """The same five accuracies of folds, added in another order: 0.7999999999999999 at a penalty of 10, 0.8 at 3."""
+    x, y = torch.randn(15, 3, generator=torch.Generator().manual_seed(38)).double(), torch.arange(15) % 2
+    result = transfer(x, y, x, folds=cross_validation(y, 5, seed=38), penalties=[100.0, 10.0, 3.0, 1.0, 0.01])
+    found = result.validation
+    assert found[100.0] < found[10.0] < found[3.0] < found[10.0] + 1e-15
     assert result.penalty == 10.0
 
 

@@ -82,8 +82,9 @@ def transfer(
         strict=True,
     ):
         right = fit.scores(train_features).argmax(dim=2) == labels
-        validation[penalty] = float(((right & held).sum(dim=1) / held.sum(dim=1)).double().mean())
-    best = max(validation, key=lambda penalty: (validation[penalty], penalty))
+        validation[penalty] = float(((right & held).sum(dim=1).double() / held.sum(dim=1)).mean())
+    # The order in which the same accuracies of folds are added must not decide.
+    best = max(validation, key=lambda penalty: (round(validation[penalty], 12), penalty))
     stronger = [strength for strength in strengths if strength <= 1 / best]
     *_, last = logistic_path(train_features, labels, stronger, **settings)  # type: ignore[arg-type]
     return Transfer(best, validation, last.scores(test_features.to(train_features.device))[0].argmax(dim=1))
