@@ -81,6 +81,9 @@ def test_points_are_those_of_the_chapter_and_add_up(course):
         rows = list(csv.DictReader(file))
     assert sum(int(row["points"]) for row in rows) == points
     assert all(int(row["shown"]) + int(row["other_numbers"]) == int(row["points"]) for row in rows)
+    totals = [sum(getattr(e, what) for e in chapter_exercises(NAME)) for what in ("minutes", "points")]
+    assert totals[0] != totals[1] == points
+    assert f"| `{NAME}` | {totals[0]} | {totals[1]} |" in (course / "student" / "README.md").read_text()
     solved = nbformat.read(course / "instructor" / "solutions" / f"{NAME}.ipynb", 4)
     assert [c.source for c in solved.cells if grading(c, "solution")] == [e.solution for e in chapter_exercises(NAME)]
     assert (course / "nbgrader" / "submitted").is_dir(), "what a teacher put there stays"
@@ -147,6 +150,9 @@ def test_slides_hold_formulas_figures_exercises_and_quiz(plain):
     assert text.count("<section>") == text.count("</section>") == len(slides)
     labels = re.findall(r"^:label: eq-|^\$\$ \(eq-", (SRC / f"{NAME}.md").read_text(), re.M)
     assert len(re.findall(r"\\tag\{", text)) == len(labels) > 2
-    assert all(exercise.title in text for exercise in chapter_exercises(NAME))
+    rows = re.findall(r"<tr>\s*<td>.*?</tr>", text, re.S)
+    cells = [re.findall(r"<td>(.*?)</td>", row, re.S) for row in rows]
+    told = [[str(cell) for cell in (e.title, e.minutes, e.level, e.points)] for e in chapter_exercises(NAME)]
+    assert [row for row in cells if row in told] == told
     assert text.count("<summary>Answer</summary>") == 5
     assert not re.search(r'alt=""|src="http', text)
