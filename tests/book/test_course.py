@@ -133,6 +133,11 @@ def test_every_quiz_is_in_the_bank(plain):
         found = questions(name, plain)
         assert [q.number for q in found] == [1, 2, 3, 4, 5]
         assert all(len(q.question) > 20 and len(q.answer) > 10 and "dropdown" not in q.question for q in found)
+    # An answer is that of its question: in the text it comes before the next one.
+    text = " ".join((SRC / f"{name}.md").read_text().partition("\n## Quiz\n")[2].split())
+    places = [text.index(" ".join(q.question.split()[:5])) for q in found]
+    answers = [text.index(" ".join(q.answer.split()[:3])) for q in found]
+    assert sorted(places + answers) == [place for pair in zip(places, answers, strict=True) for place in pair]
     tree = ElementTree.fromstring(ElementTree.tostring(moodle({"A/B": found}).getroot()))
     assert [item.get("type") for item in tree] == ["category", *["essay"] * 5]
     assert tree.find("question/category/text").text.endswith("/A//B"), "a slash would make a category below another"

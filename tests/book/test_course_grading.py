@@ -16,6 +16,7 @@ from closed_room import room
 from course import release_notebook, source_notebook
 from exercises import chapter_exercises
 from grade import Chapter, GradingError, Limits, grade
+from grade import write as write_grades
 from plain import PlainText
 from submissions import collect, squeezed
 
@@ -224,6 +225,28 @@ def test_what_was_learned_by_heart_earns_its_share_and_two_files_count_once(cour
     assert any(line["message"].startswith("right on the numbers shown, not on others: the sum is") for line in lines)
 
 
+def test_feedback_states_points_and_no_student_gets_anothers(tmp_path):
+    lines = [
+        {
+            "student": student,
+            "chapter": NAME,
+            "exercise": "ex-sum",
+            "points": points,
+            "of": 3,
+            "message": "",
+            "file": "f",
+        }
+        for student, points in (("Ana Lima", 3), ("Ana_Lima", 0), ("Ana:Lima", 1))
+    ]
+    write_grades(lines, tmp_path, {"ex-sum": "A sum"})
+    texts = sorted(path.read_text() for path in (tmp_path / "feedback").iterdir())
+    assert texts == [
+        f"# Ana Lima: 3 of 3 points\n\n## {NAME}\n\n- **A sum**: 3 of 3. solved\n",
+        f"# Ana:Lima: 1 of 3 points\n\n## {NAME}\n\n- **A sum**: 1 of 3.\n",
+        f"# Ana_Lima: 0 of 3 points\n\n## {NAME}\n\n- **A sum**: 0 of 3.\n",
+    ]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits and the room are Linux's")
 def test_a_single_point_is_not_earned_by_heart_and_answers_cannot_be_read(course, tmp_path):
     """Of the numbers that the book's check draws, doubles are known; `word` looks where answers lie."""
@@ -231,7 +254,8 @@ def test_a_single_point_is_not_earned_by_heart_and_answers_cannot_be_read(course
     assert not set(np.random.default_rng(1002).integers(1, 9, size=3).tolist()) <= known
     places = [str(SRC), str(NOTEBOOKS), str(tmp_path / "in" / "other")]
     look = f"sorted(str(p) for place in {places} for p in Path(place).rglob('*') if p.is_file())"
-    answers = {
+    answers = {  # and the first answer is wrong, with a function of Python's to hide it
+        "ex-sum": "def total(x):\n    return 0.0\n\n\ndef sum(x):\n    return 0.0",
         "ex-double": f"def twice(x):\n    return 2 * len(x) if len(x) in {known} else 0",
         "ex-word": f"from pathlib import Path\n\n\ndef word():\n    assert not {look}, {look}\n    return 'word'",
     }
@@ -244,6 +268,7 @@ def test_a_single_point_is_not_earned_by_heart_and_answers_cannot_be_read(course
     lines = grade(tmp_path / "in", tmp_path / "grades", LIMITS, course.src)
     found = {line["exercise"]: line for line in lines if line["student"] == "b"}
     assert (found["ex-double"]["points"], found["ex-double"]["of"]) == (0, 1)
+    assert found["ex-sum"]["points"] == 0
     assert found["ex-double"]["message"].startswith("right on the numbers shown, not on others")
     if room(tmp_path, []):
         assert (found["ex-word"]["points"], found["ex-word"]["message"]) == (2, "")

@@ -100,6 +100,14 @@ def test_mixed_images_have_the_loss_of_timms_targets_and_each_part_a_mixing_of_i
     assert not torch.equal(*mixed)
 
 
+def test_the_precision_is_that_of_the_step():
+    losses = [
+        FineTuning(small(), 3, PLAIN, steps_per_epoch=5, precision=precision).step(0, [images()], 1)
+        for precision in ("float32", "bf16")
+    ]
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
 def test_images_in_parts_make_the_step_of_the_whole():
     x, y = images()
     found = []

@@ -32,7 +32,9 @@ def test_a_value_is_found_by_table_row_and_column(write):
 
 
 def test_a_value_has_its_own_interval_and_none_of_another(write):
-    rows = [{"mAP": 0.5, "mAP_low": 0.4, "mAP_high": 0.7, "top1": 0.6, "top1_low": 0.55, "top1_high": 0.65, "mP@5": 0.9}]
+    rows = [
+        {"mAP": 0.5, "mAP_low": 0.4, "mAP_high": 0.7, "top1": 0.6, "top1_low": 0.55, "top1_high": 0.65, "mP@5": 0.9}
+    ]
     found = {}
     for name in ("mAP", "top1", "mP@5"):
         path = write(f"6:\n  ViT-Small/16 DINO:\n    ROx M: r.json {name}\n", rows, "r.json")

@@ -44,6 +44,11 @@ class Evaluate:
         assert code == 0, err
         return json.loads(output.read_text())
 
+    def moved(self, cache, before):
+        """How far each array that is new in a cache is from the nearest of those before."""
+        old, new = [np.load(path) for path in before], [np.load(p) for p in cache.glob("*/*.npy") if p not in before]
+        return [min(np.abs(a - b).max() / np.abs(b).max() for b in old if b.shape == a.shape) for a in new]
+
     def start(self, protocol, *arguments):
         """Start it as a process."""
         return subprocess.Popen(

@@ -82,9 +82,11 @@ def test_average_precisions_are_those_of_descriptors_made_one_by_one(evaluate, d
             assert result["rows"][0]["mAP"] == pytest.approx(want.mean())
             found.append(want.mean())
     assert len(set(found)) == 4
+    kept = {*(tmp_path / "cache").glob("*/*.npy")}
     half = evaluate.result(*words, "--size", 32, "--precision", "bf16")
     uncached = [word for word in words if word not in ("--cache", tmp_path / "cache")]
     assert half["details"] == evaluate.result(*uncached, "--size", 32, "--precision", "bf16")["details"]
+    assert all(0 < distance < 0.05 for distance in evaluate.moved(tmp_path / "cache", kept))
     assert len(list((tmp_path / "cache").iterdir())) == 4 + 4 + 3  # folders by two sizes; and in half precision
 
 

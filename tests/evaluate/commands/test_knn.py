@@ -61,6 +61,10 @@ def test_the_network_and_its_arithmetic_are_those_asked_for(evaluate, classes):
     for words, name in (((), "teacher"), (("--which", "student"), "student")):
         result = evaluate.result("knn", "--data", classes, "--k", 1, *words)
         assert result["settings"]["digest"] == digests[name]
+    evaluate.checkpoint = evaluate.folder / "teacher.pth"
+    other = evaluate.result("knn", "--data", classes, "--k", 1, "--num-heads", 2, "--size", 16)["settings"]
+    assert other["digest"] != digests["teacher"]
+    assert (other["size"], other["resized"]) == (16, round(16 * 37 / 32))
     cache = evaluate.folder / "cache"
     evaluate.result("knn", "--data", classes, "--k", 1, "--precision", "bf16", "--cache", cache)
     assert {json.loads(path.read_text())["precision"] for path in cache.glob("*/about.json")} == {"bf16"}

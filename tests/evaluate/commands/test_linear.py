@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from vmflearn.data.sources import open_images
+from vmflearn.evaluate.augmented import Augmented
 from vmflearn.evaluate.linear import LinearSweep, epoch_order
+from vmflearn.weights.published import load_published
 
 WORDS = ("linear", "--frozen", "--blocks", 1, "--train-batch-size", 10)
 
@@ -24,6 +27,30 @@ def test_the_best_epoch_and_the_last_are_told_apart(evaluate, classes, longhand)
         assert (row["top1"], row["epoch"], row["last_top1"]) == pytest.approx((max(curve), best + 1, curve[-1]))
     assert any(row["last_top1"] < row["top1"] for row in result["rows"])
     assert [row["epoch"] for row in result["rows"]] == [3, 5]  # of equal ones the first
+
+
+def test_augmented_images_are_drawn_anew_in_every_epoch(evaluate, classes, longhand):
+    """Views one by one, through the network and the sweep by hand; the damaged image is passed over."""
+    words = ("--epochs", 3, "--blocks", 1, "--train-batch-size", 10, "--batch-size", 4, "--rates", 30, "--seed", 5)
+    result = evaluate.result("linear", "--data", classes, *words)
+    source = open_images(classes / "train")
+    backbone, _ = load_published(evaluate.checkpoint, num_heads=1)
+    mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    sweep, (x_test, truth) = LinearSweep([30.0], 64, 3, epochs=3, seed=5), longhand.val
+    curve = []
+    for epoch in range(3):
+        for rows in epoch_order(37, 5, epoch).split(10):
+            views = [Augmented(source, 32, 5, epoch)[i] for i in rows.tolist()]
+            images = torch.stack([(view / 255 - mean) / std for view, _, readable in views if readable])
+            labels = torch.tensor([int(source.labels[i]) for _, i, readable in views if readable])
+            with torch.no_grad():
+                sweep.step(backbone(images), labels)
+        sweep.end_epoch()
+        curve.append((sweep.scores(x_test)[0].argmax(dim=1) == truth).double().mean().item())
+    (row,) = result["rows"]
+    assert (row["top1"], row["last_top1"]) == pytest.approx((max(curve), curve[-1]))
+    torch.testing.assert_close(row["epoch"], 1 + curve.index(max(curve)))
+    assert len(set(curve)) > 1
 
 
 def test_classifiers_of_other_settings_are_not_taken_up(evaluate, classes):

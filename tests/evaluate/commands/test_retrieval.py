@@ -109,6 +109,9 @@ def test_an_unreadable_image_stops_it_and_the_same_command_goes_on(evaluate, dat
     assert evaluate.result("retrieval", "--data", data)["rows"] == first["rows"]
     other = evaluate.result(*words, "--size", 40)  # other settings have other features
     assert other["rows"] != first["rows"]
+    before = {*(evaluate.folder / "cache").glob("*/*.npy")}
+    evaluate.result(*words, "--precision", "bf16")
+    assert all(0 < distance < 0.05 for distance in evaluate.moved(evaluate.folder / "cache", before))
     for settings in (("--whole-queries",), ("--scales", 1), ("--size", 40), ("--precision", "bf16")):
         rows = evaluate.result(*words, *settings)["rows"]
         assert rows == evaluate.result("retrieval", "--data", data, *settings)["rows"], settings

@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from vmflearn.evaluate.commands.segmentation import _features
 from vmflearn.evaluate.davis import open_sequence, read_mask, write_mask
+from vmflearn.evaluate.model import load_model
 from vmflearn.evaluate.propagation import patch_labels, pixel_mask, propagate_labels
 from vmflearn.weights.published import load_published
 
@@ -115,6 +117,13 @@ def test_a_part_is_followed_with_the_settings_asked_for(evaluate, data, tmp_path
     for t, soft in enumerate(carried, 1):
         want = pixel_mask(soft, (PATCH, PATCH), (HEIGHT, WIDTH))
         np.testing.assert_array_equal(read_mask(tmp_path / "masks" / "camel" / f"{t:05d}.png"), want)
+
+
+def test_features_are_made_in_the_precision_asked_for(evaluate, data):
+    model, video = load_model(evaluate.checkpoint, num_heads=1), open_sequence(data, "camel")
+    exact, half = (next(_features(video, model, 64, "cpu", precision)) for precision in ("float32", "bf16"))
+    assert exact.shape == half.shape == (HEIGHT // PATCH, WIDTH // PATCH, 64)
+    assert 0 < float((exact - half).abs().max()) < 0.05 * float(exact.abs().max())
 
 
 def test_masks_of_other_settings_are_not_mixed(evaluate, data, tmp_path):
