@@ -89,7 +89,7 @@ def test_mean_average_precision_equals_the_longhand(evaluate, data, checkpoint, 
     assert result["settings"]["size"] == settings["size"]
     assert result["settings"]["queries_cropped"] == settings["crop"]
     assert len(result["settings"]["digest"]) == 64
-    assert result["environment"]["git_commit"]
+    assert "git_commit" in result["environment"]
     assert hard["mAP"] > 0
 
 
