@@ -283,7 +283,7 @@ def test_the_room_has_no_network(tmp_path):
 
 
 def test_a_notebook_is_of_the_chapter_whose_exercises_it_has(course, tmp_path):
-    """Whatever it was renamed to; and the chapter's own cells are not the student's, with blanks at their ends either."""
+    """Whatever it was renamed to; and the book's own cells are not the student's, nor with blanks at their ends."""
     own = Chapter.read(NAME, course.src).context[0]
     notebook = nbformat.from_dict(copy.deepcopy(course.release))
     (cell,) = [cell for cell in notebook.cells if squeezed(cell.source) == squeezed(own)]

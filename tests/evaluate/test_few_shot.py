@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from vmflearn.data.photo_source import PhotoImages
+from vmflearn.data.sources import open_images
 from vmflearn.evaluate.few_shot import draw_per_class, few_shot_hits, prepare, rows_named, strength_of
 from vmflearn.evaluate.transfer import cross_validation, transfer, validation_part
 
@@ -54,6 +56,18 @@ def test_a_published_list_gives_the_rows_it_names(tmp_path):
         rows_named(source, tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(ValueError, match="names no image"):
+        rows_named(source, tmp_path / "list.txt")
+
+
+def test_a_name_that_several_images_have_is_none(tmp_path):
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name)
+    source = open_images(tmp_path / "train")
+    (tmp_path / "list.txt").write_text("2.png\n")
+    assert rows_named(source, tmp_path / "list.txt").tolist() == [2]
+    (tmp_path / "list.txt").write_text("2.png\n1.png\n")
+    with pytest.raises(ValueError, match=r"names 1\.png, and 2 images have that name: it cannot tell which"):
         rows_named(source, tmp_path / "list.txt")
 
 
