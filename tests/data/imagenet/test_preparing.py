@@ -98,6 +98,18 @@ def test_kaggles_inner_folder(small, kaggle, tmp_path):
     assert found == small.expected()
 
 
+def test_kaggles_list_decides_where_validation_images_were_sorted(small, kaggle, tmp_path):
+    """Scripts sort them into class folders; here all into one."""
+    val = kaggle / "ILSVRC/Data/CLS-LOC/val"
+    (val / small.SYNSETS[0]).mkdir()
+    for name in small.val_images():
+        (val / name).rename(val / small.SYNSETS[0] / name)
+    prepare(kaggle, tmp_path / "out", subset=True)
+    found = contents(tmp_path / "out")
+    del found["classes.tsv"]
+    assert found == small.expected()
+
+
 def test_a_development_kit_that_is_unpacked(small, archives, tmp_path):
     with tarfile.open(archives / "ILSVRC2012_devkit_t12.tar.gz") as tar:
         tar.extractall(archives, filter="data")
