@@ -16,6 +16,7 @@ from quiz import moodle, questions
 from readable import grading, plain_text
 from slides import chapter_slides, parts
 from syllabus import Facts, even, fill, stated_minutes
+from to_html import to_html
 
 NAME = "06_last_layer"
 
@@ -140,6 +141,9 @@ def test_every_quiz_is_in_the_bank(plain):
     assert sorted(places + answers) == [place for pair in zip(places, answers, strict=True) for place in pair]
     tree = ElementTree.fromstring(ElementTree.tostring(moodle({"A/B": found}).getroot()))
     assert [item.get("type") for item in tree] == ["category", *["essay"] * 5]
+    for item, q in zip(tree[1:], found, strict=True):
+        assert item.find("questiontext/text").text == to_html(q.question)
+        assert {item.find(f"{kind}/text").text for kind in ("graderinfo", "generalfeedback")} == {to_html(q.answer)}
     assert tree.find("question/category/text").text.endswith("/A//B"), "a slash would make a category below another"
 
 

@@ -40,9 +40,18 @@ def test_splits_are_drawn_by_seeds_that_follow_each_other(evaluate, classes, lon
     assert len(set(accuracies)) > 1
     assert (row["top1"], row["deviation"]) == pytest.approx((accuracies.mean(), accuracies.std(ddof=1)))
     # The interval is that of the test images, of each of which the mean over the splits counts.
+    assert (row["train"], row["splits"]) == ("2 a class", 3)
     drawn = bootstrap((hits.mean(axis=0),), np.mean, method="percentile", n_resamples=5000, rng=0).confidence_interval
     assert (row["top1_low"], row["top1_high"]) == pytest.approx(drawn, abs=0.03)
-    assert (row["train"], row["splits"]) == ("2 a class", 3)
+
+
+def test_splits_of_the_same_images_tell_no_more_than_one(evaluate, classes):
+    """All there are of each class: neither a deviation nor a narrower interval."""
+    words = ("--data", classes, "--penalty", 0.05, "--per-class", 12, "--share", 0)
+    one, three = (evaluate.result("fewshot", *words, "--splits", n)["rows"][0] for n in (1, 3))
+    assert (one["deviation"], three["deviation"]) == (None, 0)
+    for name in ("top1", "top1_low", "top1_high"):
+        assert three[name] == pytest.approx(one[name], abs=1e-12)
 
 
 def test_a_share_is_of_each_class_and_rounded(evaluate, classes):

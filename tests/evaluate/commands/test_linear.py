@@ -12,13 +12,13 @@ WORDS = ("linear", "--frozen", "--blocks", 1, "--train-batch-size", 10)
 
 
 def test_the_best_epoch_and_the_last_are_told_apart(evaluate, classes, longhand):
-    rates, epochs = (10.0, 300.0), 6
-    result = evaluate.result(*WORDS, "--data", classes, "--epochs", epochs, "--rates", *rates, "--seed", 2)
+    rates, epochs = (10.0, 1.0), 6
+    result = evaluate.result(*WORDS, "--data", classes, "--epochs", epochs, "--rates", *rates, "--seed", 3)
     (x, y), (x_test, truth) = longhand.train, longhand.val
-    sweep = LinearSweep(rates, x.shape[1], 3, epochs=epochs, seed=2)
+    sweep = LinearSweep(rates, x.shape[1], 3, epochs=epochs, seed=3)
     found = []
     for epoch in range(epochs):
-        for rows in epoch_order(len(y), 2, epoch).split(10):
+        for rows in epoch_order(len(y), 3, epoch).split(10):
             sweep.step(x[rows], y[rows])
         sweep.end_epoch()
         found.append([(scores.argmax(dim=1) == truth).double().mean().item() for scores in sweep.scores(x_test)])
@@ -26,7 +26,7 @@ def test_the_best_epoch_and_the_last_are_told_apart(evaluate, classes, longhand)
         best = max(range(epochs), key=lambda e: curve[e])
         assert (row["top1"], row["epoch"], row["last_top1"]) == pytest.approx((max(curve), best + 1, curve[-1]))
     assert any(row["last_top1"] < row["top1"] for row in result["rows"])
-    assert [row["epoch"] for row in result["rows"]] == [3, 5]  # of equal ones the first
+    assert [row["epoch"] for row in result["rows"]] == [4, 3]  # of equal ones the first
 
 
 def test_augmented_images_are_drawn_anew_in_every_epoch(evaluate, classes, longhand):
