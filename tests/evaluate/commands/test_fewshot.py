@@ -54,7 +54,7 @@ def test_splits_of_the_same_images_tell_no_more_than_one(evaluate, classes):
         assert three[name] == pytest.approx(one[name], abs=1e-12)
 
 
-def test_a_share_is_of_each_class_and_rounded(evaluate, classes):
+def test_a_share_is_of_each_class_and_rounded(evaluate, classes, longhand):
     """Of 12 images in each of three classes 0.3 are 3.6: four."""
     from vmflearn.evaluate.commands.fewshot import draw_share
 
@@ -66,6 +66,17 @@ def test_a_share_is_of_each_class_and_rounded(evaluate, classes):
     assert torch.bincount(labels[draw_share(labels, 0.01, 0)]).tolist() == [1, 1, 1]
     (row,) = evaluate.result(*WORDS, "--data", classes, "--penalty", 1, "--per-class", "--share", 0.3)["rows"]
     assert (row["train"], row["splits"], row["deviation"]) == ("30%", 1, None)
+    found = [
+        right(
+            longhand.train_before,
+            draw_share(longhand.train[1], 0.3, seed),
+            longhand.val_before,
+            strength=1,
+            own_mean=True,
+        )
+        for seed in (3, 0)
+    ]
+    assert row["top1"] == pytest.approx(found[0].mean()) != found[1].mean()
 
 
 def test_lists_mean_their_images_where_one_cannot_be_read(evaluate, classes, longhand):

@@ -31,12 +31,12 @@ def test_the_best_epoch_and_the_last_are_told_apart(evaluate, classes, longhand)
 
 def test_augmented_images_are_drawn_anew_in_every_epoch(evaluate, classes, longhand):
     """Views one by one, through the network and the sweep by hand; the damaged image is passed over."""
-    words = ("--epochs", 3, "--blocks", 1, "--train-batch-size", 10, "--batch-size", 4, "--rates", 30, "--seed", 5)
+    words = ("--epochs", 3, "--blocks", 1, "--train-batch-size", 10, "--batch-size", 4, "--rates", 1, "--seed", 5)
     result = evaluate.result("linear", "--data", classes, *words, "--cache", evaluate.folder / "cache")
     source = open_images(classes / "train")
     backbone, _ = load_published(evaluate.checkpoint, num_heads=1)
     mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    sweep, (x_test, truth) = LinearSweep([30.0], 64, 3, epochs=3, seed=5), longhand.val
+    sweep, (x_test, truth) = LinearSweep([1.0], 64, 3, epochs=3, seed=5), longhand.val
     curve = []
     for epoch in range(3):
         for rows in epoch_order(37, 5, epoch).split(10):
