@@ -16,7 +16,7 @@ from vmflearn.evaluate.logistic import logistic_path
 
 PENALTIES = tuple(float(w) for w in np.logspace(-6, 5, 45))
 TOLERANCE = 1e-6
-"""Of the objective, relative. A stricter one finds other accuracies only at penalties too strong to be chosen."""
+"""Of the objective, relative. A stricter one moves accuracies of a few penalties, of the strongest most."""
 MAX_STEPS = 100
 """For each penalty, as in Ericsson et al.; each starts near its solution."""
 
