@@ -266,9 +266,13 @@ def write(lines: list[dict[str, Any]], out: Path, titles: dict[str, str]) -> Non
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(lines)
+    taken: set[str] = set()
     for student in dict.fromkeys(line["student"] for line in lines):
         mine = [line for line in lines if line["student"] == student]
         name = re.sub(r"[^\w.-]", "_", student)
+        while name.lower() in taken:  # "Ana Lima" and "Ana_Lima": nobody's feedback lies where another's did
+            name += "_"
+        taken.add(name.lower())
         (out / "feedback" / f"{name}.md").write_text(feedback(student, mine, titles), encoding="utf-8")
 
 

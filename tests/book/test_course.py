@@ -16,6 +16,7 @@ from quiz import moodle, questions
 from readable import grading, plain_text
 from slides import chapter_slides, parts
 from syllabus import Facts, even, facts, fill, reading_minutes, stated_minutes
+from to_html import to_html
 
 NAME = "06_last_layer"
 
@@ -81,6 +82,9 @@ def test_points_are_those_of_the_chapter_and_add_up(course):
         rows = list(csv.DictReader(file))
     assert sum(int(row["points"]) for row in rows) == points
     assert all(int(row["shown"]) + int(row["other_numbers"]) == int(row["points"]) for row in rows)
+    totals = [sum(getattr(e, what) for e in chapter_exercises(NAME)) for what in ("minutes", "points")]
+    assert totals[0] != totals[1] == points
+    assert f"| `{NAME}` | {totals[0]} | {totals[1]} |" in (course / "student" / "README.md").read_text()
     solved = nbformat.read(course / "instructor" / "solutions" / f"{NAME}.ipynb", 4)
     assert [c.source for c in solved.cells if grading(c, "solution")] == [e.solution for e in chapter_exercises(NAME)]
     assert (course / "nbgrader" / "submitted").is_dir(), "what a teacher put there stays"
@@ -138,8 +142,16 @@ def test_every_quiz_is_in_the_bank(plain):
         found = questions(name, plain)
         assert [q.number for q in found] == [1, 2, 3, 4, 5]
         assert all(len(q.question) > 20 and len(q.answer) > 10 and "dropdown" not in q.question for q in found)
+    # An answer is that of its question: in the text it comes before the next one.
+    text = " ".join((SRC / f"{name}.md").read_text().partition("\n## Quiz\n")[2].split())
+    places = [text.index(" ".join(q.question.split()[:5])) for q in found]
+    answers = [text.index(" ".join(q.answer.split()[:3])) for q in found]
+    assert sorted(places + answers) == [place for pair in zip(places, answers, strict=True) for place in pair]
     tree = ElementTree.fromstring(ElementTree.tostring(moodle({"A/B": found}).getroot()))
     assert [item.get("type") for item in tree] == ["category", *["essay"] * 5]
+    for item, q in zip(tree[1:], found, strict=True):
+        assert item.find("questiontext/text").text == to_html(q.question)
+        assert {item.find(f"{kind}/text").text for kind in ("graderinfo", "generalfeedback")} == {to_html(q.answer)}
     assert tree.find("question/category/text").text.endswith("/A//B"), "a slash would make a category below another"
 
 
@@ -155,6 +167,9 @@ def test_slides_hold_formulas_figures_exercises_and_quiz(plain):
     assert text.count("<section>") == text.count("</section>") == len(slides)
     labels = re.findall(r"^:label: eq-|^\$\$ \(eq-", (SRC / f"{NAME}.md").read_text(), re.M)
     assert len(re.findall(r"\\tag\{", text)) == len(labels) > 2
-    assert all(exercise.title in text for exercise in chapter_exercises(NAME))
+    rows = re.findall(r"<tr>\s*<td>.*?</tr>", text, re.S)
+    cells = [re.findall(r"<td>(.*?)</td>", row, re.S) for row in rows]
+    told = [[str(cell) for cell in (e.title, e.minutes, e.level, e.points)] for e in chapter_exercises(NAME)]
+    assert [row for row in cells if row in told] == told
     assert text.count("<summary>Answer</summary>") == 5
     assert not re.search(r'alt=""|src="http', text)

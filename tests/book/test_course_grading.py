@@ -3,20 +3,25 @@
 import contextlib
 import copy
 import csv
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
-from chapters import BOOK, SRC, chapter_names, read_chapter
-from closed_room import room
+from chapters import BOOK, NOTEBOOKS, SRC, chapter_names, read_chapter
+from closed_room import UNSHARE, room
 from course import release_notebook, source_notebook
 from exercises import chapter_exercises
 from grade import Chapter, GradingError, Limits, grade
+from grade import write as write_grades
 from plain import PlainText
+from submissions import collect, squeezed
 
 sys.path.insert(0, str(Path(__file__).parent))
 from returned import write
@@ -221,6 +226,99 @@ def test_what_was_learned_by_heart_earns_its_share_and_two_files_count_once(cour
     assert [(line["points"], line["of"]) for line in lines if line["exercise"] == "ex-sum"] == [(0, 0), (1, 3)]
     assert sum(line["of"] for line in lines) == 6
     assert any(line["message"].startswith("right on the numbers shown, not on others: the sum is") for line in lines)
+
+
+def test_feedback_states_points_and_no_student_gets_anothers(tmp_path):
+    lines = [
+        {
+            "student": student,
+            "chapter": NAME,
+            "exercise": "ex-sum",
+            "points": points,
+            "of": 3,
+            "message": "",
+            "file": "f",
+        }
+        for student, points in (("Ana Lima", 3), ("Ana_Lima", 0), ("Ana:Lima", 1))
+    ]
+    write_grades(lines, tmp_path, {"ex-sum": "A sum"})
+    texts = sorted(path.read_text() for path in (tmp_path / "feedback").iterdir())
+    assert texts == [
+        f"# Ana Lima: 3 of 3 points\n\n## {NAME}\n\n- **A sum**: 3 of 3. solved\n",
+        f"# Ana:Lima: 1 of 3 points\n\n## {NAME}\n\n- **A sum**: 1 of 3.\n",
+        f"# Ana_Lima: 0 of 3 points\n\n## {NAME}\n\n- **A sum**: 0 of 3.\n",
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits and the room are Linux's")
+def test_a_single_point_is_not_earned_by_heart_and_answers_cannot_be_read(course, tmp_path):
+    """Of the numbers that the book's check draws, doubles are known; `word` looks where answers lie."""
+    known = set(np.random.default_rng(2).integers(1, 9, size=3).tolist())
+    assert not set(np.random.default_rng(1002).integers(1, 9, size=3).tolist()) <= known
+    places = [str(SRC), str(NOTEBOOKS), str(tmp_path / "in" / "other")]
+    look = f"sorted(str(p) for place in {places} for p in Path(place).rglob('*') if p.is_file())"
+    answers = {  # and the first answer is wrong, with a function of Python's to hide it
+        "ex-sum": "def total(x):\n    return 0.0\n\n\ndef sum(x):\n    return 0.0",
+        "ex-double": f"def twice(x):\n    return 2 * len(x) if len(x) in {known} else 0",
+        "ex-word": f"from pathlib import Path\n\n\ndef word():\n    assert not {look}, {look}\n    return 'word'",
+    }
+    for student, chosen in (("b", answers), ("other", {})):
+        notebook = nbformat.from_dict(copy.deepcopy(course.release))
+        for cell in notebook.cells:
+            cell.source = chosen.get(cell.metadata.get("nbgrader", {}).get("grade_id"), cell.source)
+        (tmp_path / "in" / student).mkdir(parents=True)
+        nbformat.write(notebook, tmp_path / "in" / student / f"{NAME}.ipynb")
+    lines = grade(tmp_path / "in", tmp_path / "grades", LIMITS, course.src)
+    found = {line["exercise"]: line for line in lines if line["student"] == "b"}
+    assert (found["ex-double"]["points"], found["ex-double"]["of"]) == (0, 1)
+    assert found["ex-sum"]["points"] == 0
+    assert found["ex-double"]["message"].startswith("right on the numbers shown, not on others")
+    if room(tmp_path, []):
+        assert (found["ex-word"]["points"], found["ex-word"]["message"]) == (2, "")
+
+
+def test_the_room_has_no_network(tmp_path):
+    words = room(tmp_path, [])
+    if shutil.which("unshare") is None or subprocess.run([*UNSHARE, "true"], check=False).returncode:
+        pytest.skip("no namespaces on this system")
+    assert words, "the room cannot be closed, though the system has namespaces"
+    done = subprocess.run([*words, "cat", "/proc/net/dev"], capture_output=True, text=True, check=True)
+    assert [line.partition(":")[0].strip() for line in done.stdout.splitlines()[2:]] == ["lo"]
+
+
+def test_a_notebook_is_of_the_chapter_whose_exercises_it_has(course, tmp_path):
+    """Whatever it was renamed to; and the book's own cells are not the student's, nor with blanks at their ends."""
+    own = Chapter.read(NAME, course.src).context[0]
+    notebook = nbformat.from_dict(copy.deepcopy(course.release))
+    (cell,) = [cell for cell in notebook.cells if squeezed(cell.source) == squeezed(own)]
+    cell.source = own.replace("\n", "   \n") + "\n\n"
+    nbformat.write(notebook, tmp_path / "b_04_mixtures.ipynb")
+    chapters = {"04_mixtures": [], NAME: course.exercises}
+    (found,) = collect(tmp_path, chapters, {"04_mixtures": set(), NAME: {squeezed(own)}})
+    assert (found.student, found.chapter, found.fault) == ("b", NAME, "")
+    assert [kind for kind, name, _ in found.steps if not name] == []
+    assert [name for kind, name, _ in found.steps if kind == "check"] == ["ex-sum", "ex-double", "ex-word"]
+
+
+SLOW = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+import sandbox
+checks = [{"name": "ex", "defines": ["wait"], "checks": ["wait()", ""]}]
+room = sandbox.Room({"exercises": checks, "memory": 2**30, "seconds": 1.0, "context": []}, 1)
+found = []
+for own in (0.0, 0.3):
+    room.times = {"ex": own}
+    found += room.verdicts("ex", {"wait": lambda: time.sleep(1.5)})
+print(json.dumps([[each["passed"], each["message"]] for each in found]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits and the room are Linux's")
+def test_a_check_has_ten_times_ours_on_top():
+    command = [sys.executable, "-c", SLOW, str(BOOK / "tools")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [[False, "not finished after 1 s"], [True, ""]]
 
 
 def test_a_chapter_that_fails_here_is_named_and_nothing_is_graded(course, tmp_path):

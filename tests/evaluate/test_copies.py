@@ -4,6 +4,7 @@ import torch
 
 from vmflearn.backbones.creation import create_backbone
 from vmflearn.evaluate.copies import Whitening, copy_descriptors, copy_scores
+from vmflearn.evaluate.readouts import last_blocks
 from vmflearn.evaluate.retrieval import average_precision
 
 
@@ -16,6 +17,20 @@ def test_descriptors_longhand():
         np.testing.assert_allclose(row[:24], image[0], atol=1e-5)
         means = [(sum(max(x, 1e-6) ** 4 for x in column) / 12) ** 0.25 for column in image[1:].T]
         np.testing.assert_allclose(row[24:], means, rtol=1e-5)
+
+
+def test_register_tokens_are_no_patches():
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    vit = create_backbone("vit_small_patch14_reg4_dinov2", **options).eval()
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tokens = vit.forward_features(images).detach()[0]
+    assert len(tokens) == 1 + 4 + 16
+    want = torch.cat([tokens[0], tokens[5:].clamp(min=1e-6).pow(4).mean(dim=0).pow(0.25)])
+    torch.testing.assert_close(copy_descriptors(vit, images)[0], want)
+    mean = tokens[5:].mean(dim=0)
+    torch.testing.assert_close(
+        last_blocks(1, mean_patches=True).read(vit, images)[0], torch.stack([tokens[0], mean], dim=1).flatten()
+    )
 
 
 def test_whitening_makes_second_moments_of_its_own_images_the_identity():

@@ -12,9 +12,10 @@ from vmflearn.backbones.creation import create_backbone
 from vmflearn.data.photo_source import PhotoImages
 from vmflearn.data.sources import open_images
 from vmflearn.evaluate import extraction
-from vmflearn.evaluate.extraction import extract
+from vmflearn.evaluate.extraction import PRECISIONS, extract
 from vmflearn.evaluate.model import Model
-from vmflearn.evaluate.readouts import BEFORE_NORM, OUTPUT, last_blocks
+from vmflearn.evaluate.readouts import BEFORE_NORM, OUTPUT, Readout, last_blocks
+from vmflearn.views.photometric import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Colours(nn.Module):
@@ -89,13 +90,58 @@ def test_the_cache_goes_on_where_it_was_left_and_knows_what_it_holds(folder, tmp
     assert ours.backbone.seen == 0
     assert isinstance(again.values, np.memmap)
     assert {path.name for path in cache.glob("*/*")} == {"about.json", "features.npy", "rows.npy"}
-    for other in ({"digest": "another"}, {"size": 6}, {"resized": 12}, {"mean": (0.5, 0.5, 0.5)}):
+    half = (0.5, 0.5, 0.5)
+    for other in ({"digest": "another"}, {"size": 6}, {"resized": 12}, {"mean": half}, {"std": half}):
         extract(model(**other), source, cache=cache)
     extract(ours, source, cache=cache, precision="bf16")
-    extract(ours, source, dataclasses.replace(OUTPUT, name="another"), cache=cache)
+    for other in ({"name": "another"}, {"interpolation": "bilinear"}):
+        extract(ours, source, dataclasses.replace(OUTPUT, **other), cache=cache)
     (folder / "a" / "0.png").rename(folder / "a" / "00.png")
     extract(ours, open_images(folder), cache=cache)
-    assert len(list(cache.iterdir())) == 8
+    assert len(list(cache.iterdir())) == 10
+
+
+def test_images_of_the_same_names_are_told_apart(tmp_path):
+    """Train and val may number their images alike, and a corrupted copy of a set has the names of the set."""
+    found = {}
+    for part, level in (("train", 10), ("val", 200)):
+        for name in ("a/1.png", "b/1.png"):
+            (tmp_path / part / name).parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (level, level, level)).save(tmp_path / part / name)
+        found[part] = extract(model(), open_images(tmp_path / part), cache=tmp_path / "cache").values
+        np.testing.assert_allclose(found[part][0], (level / 255 - np.array(IMAGENET_MEAN)) / IMAGENET_STD, rtol=1e-5)
+    (tmp_path / "val").rename(tmp_path / "elsewhere")  # and the same ones are known wherever they lie
+    extract(model(), open_images(tmp_path / "elsewhere"), cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_images_are_resized_as_the_readout_asks_and_cut_to_their_middle(tmp_path, interpolation):
+    """Pillow's own resampling, longhand; the network gives the pixels that it sees."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 84, 3), dtype=np.uint8)
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "images" / "a" / "1.png")
+    readout = Readout("pixels", lambda _, images: images.flatten(1), interpolation)
+    whole = model(size=16, resized=20, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    found = extract(whole, open_images(tmp_path / "images"), readout).values.reshape(3, 16, 16) * 255
+    small = Image.fromarray(pixels).resize((28, 20), Image.Resampling[interpolation.upper()])
+    want = np.asarray(small.crop((6, 2, 22, 18))).astype(float).transpose(2, 0, 1)
+    assert np.abs(found - want).max() <= 2  # of 255: Pillow rounds between its two passes
+
+
+def test_half_precision_is_that_of_the_network_alone(tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8), (90, 70, 110)).save(tmp_path / "images" / "a" / "1.png")
+    readout = Readout("product", lambda _, images: images.flatten(1)[:, :9] @ torch.full((9, 2), 1 / 3))
+    exact, half = (extract(model(), open_images(tmp_path / "images"), readout, precision=p) for p in PRECISIONS)
+    rounded = torch.tensor(exact.values).bfloat16().float().numpy()
+    assert (half.values != exact.values).all()
+    np.testing.assert_allclose(half.values, rounded, rtol=2**-6)
+
+
+def test_another_size_keeps_the_share_of_the_margin():
+    assert model(size=224, resized=256).at_size(448).resized == 512
+    assert model(size=224, resized=224).at_size(96).resized == 96
 
 
 def test_a_damaged_part_is_said_and_made_anew(folder, tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from vmflearn.data.photo_source import PhotoImages
+from vmflearn.data.sources import open_images
 from vmflearn.evaluate.few_shot import draw_per_class, few_shot_hits, prepare, rows_named, strength_of
 from vmflearn.evaluate.transfer import cross_validation, transfer, validation_part
 
@@ -57,6 +59,18 @@ def test_a_published_list_gives_the_rows_it_names(tmp_path):
         rows_named(source, tmp_path / "list.txt")
 
 
+def test_a_name_that_several_images_have_is_none(tmp_path):
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name)
+    source = open_images(tmp_path / "train")
+    (tmp_path / "list.txt").write_text("2.png\n")
+    assert rows_named(source, tmp_path / "list.txt").tolist() == [2]
+    (tmp_path / "list.txt").write_text("2.png\n1.png\n")
+    with pytest.raises(ValueError, match=r"names 1\.png, and 2 images have that name: it cannot tell which"):
+        rows_named(source, tmp_path / "list.txt")
+
+
 def test_few_shot_refuses():
     (x, y), (x_test, y_test) = clouds(8, 0), clouds(4, 1)
     with pytest.raises(ValueError, match="lambda must be positive, got 0"):
@@ -69,7 +83,7 @@ def test_few_shot_refuses():
 
 def test_transfer_chooses_as_a_loop_over_scikit_learn_does():
     (x, y), (x_test, _) = clouds(60, 2), clouds(50, 3)
-    folds, penalties = cross_validation(y, 5, seed=1), [1e-2, 1.0, 100.0]
+    folds, penalties = cross_validation(y, 5, seed=1), [1e-2, 1.0, 30.0]
     result = transfer(x.double(), y, x_test.double(), folds=folds, penalties=penalties)
 
     def fit(rows, penalty):
@@ -80,12 +94,38 @@ def test_transfer_chooses_as_a_loop_over_scikit_learn_does():
         p: np.mean([fit(kept, p).score(x[~kept].double().numpy(), y[~kept].numpy()) for kept in folds])
         for p in penalties
     }
-    assert result.validation == pytest.approx(want)
+    assert result.validation == pytest.approx(want, abs=1e-15)
     assert result.penalty == max(want, key=lambda p: (want[p], p))
     assert (
         result.predicted.tolist()
         == fit(torch.ones(60, dtype=torch.bool), result.penalty).predict(x_test.double().numpy()).tolist()
     )
+
+
+def test_of_equally_good_penalties_the_strongest_is_taken():
+    x = torch.cat([torch.full((10, 1), -1.0), torch.full((10, 1), 1.0)])  # no penalty tells these apart wrongly
+    y = (torch.arange(20) >= 10).long()
+    result = transfer(x, y, x, folds=cross_validation(y, 2), penalties=[0.01, 10.0, 0.1])
+    assert result.validation == {10.0: 1.0, 0.1: 1.0, 0.01: 1.0}
+    assert result.penalty == 10.0
+
+
+def test_accuracies_that_rounding_tells_apart_are_equally_good():
+    """The same five accuracies of folds, added in another order: 0.7999999999999999 at a penalty of 10, 0.8 at 3."""
+    x, y = torch.randn(15, 3, generator=torch.Generator().manual_seed(38)).double(), torch.arange(15) % 2
+    result = transfer(x, y, x, folds=cross_validation(y, 5, seed=38), penalties=[100.0, 10.0, 3.0, 1.0, 0.01])
+    found = result.validation
+    assert found[100.0] < found[10.0] < found[3.0] < found[10.0] + 1e-15
+    assert result.penalty == 10.0
+
+
+def test_folds_and_parts_are_drawn_by_their_seed():
+    labels = torch.arange(60) // 20  # in the order of their classes, as folders give them
+    assert not torch.equal(cross_validation(labels, 5, seed=0), cross_validation(labels, 5, seed=1))
+    parts = [validation_part(60, seed=seed)[0] for seed in (0, 0, 1)]
+    assert torch.equal(parts[0], parts[1])
+    assert not torch.equal(parts[0], parts[2])
+    assert (torch.bincount(labels[~parts[0]], minlength=3) > 0).all(), "not one class after the other"
 
 
 def test_folds_hold_each_image_back_once():

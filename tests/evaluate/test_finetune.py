@@ -2,15 +2,21 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from timm.data import Mixup
 from timm.layers import DropPath
 from torch.nn import functional as F
 
 from vmflearn import distributed
 from vmflearn.backbones.creation import create_backbone
-from vmflearn.evaluate.finetune import FineTuning, add_classifier, set_drop_path
-from vmflearn.evaluate.finetune_images import Order
+from vmflearn.data.photo_source import PhotoImages
+from vmflearn.evaluate import finetune_images
+from vmflearn.evaluate.finetune import FineTuning, add_classifier, seed_everything, set_drop_path
+from vmflearn.evaluate.finetune_images import Images, Order, train_transform
+from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.recipes import RECIPES, Recipe
 
 PLAIN = replace(
@@ -59,6 +65,47 @@ def test_a_step_is_one_of_adamw_on_smoothed_labels():
         if name.endswith("attn.qkv.bias"):
             continue  # the gradient of its keys' third is zero in truth, and AdamW makes a step of its rounding
         torch.testing.assert_close(ours, other, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def test_a_second_step_begins_with_gradients_of_its_own():
+    """Against two steps of AdamW by hand; and what is looked at in between does not end the training."""
+    tuning = FineTuning(small(), 3, replace(PLAIN, warmup_epochs=0, weight_decay=0.0), steps_per_epoch=1000)
+    theirs = copy.deepcopy(tuning.network).train()
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.0)
+    x, y = images(16)
+    for number, rows in enumerate((slice(0, 8), slice(8, 16))):
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(x[rows]), y[rows], label_smoothing=0.1).backward()
+        optimizer.step()
+        tuning.network.eval()
+        tuning.step(number, [(x[rows], y[rows])], 1)
+        assert tuning.network.training
+    torch.testing.assert_close(tuning.network.head.weight, theirs.head.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_mixed_images_have_the_loss_of_timms_targets_and_each_part_a_mixing_of_its_own():
+    """Drawn again by the same seeds: labels are smoothed once, by the mixing."""
+    x, y = images()
+    tuning = FineTuning(small(), 3, replace(PLAIN, mixup=0.8, cutmix=1.0), steps_per_epoch=5, seed=6)
+    theirs = copy.deepcopy(tuning.network).train()
+    want, mixed = 0.0, []
+    for part in range(2):
+        seed_everything(6, 4, part, 0)
+        mix = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=3)
+        images_of_part, targets = mix(x.clone(), y)
+        log_p = theirs(images_of_part).log_softmax(dim=1).detach()
+        want += float(-(targets * log_p).sum(dim=1).mean()) / 2
+        mixed.append(images_of_part)
+    assert tuning.step(4, [(x.clone(), y), (x.clone(), y)], 2) == pytest.approx(want, rel=1e-5)
+    assert not torch.equal(*mixed)
+
+
+def test_the_precision_is_that_of_the_step():
+    losses = [
+        FineTuning(small(), 3, PLAIN, steps_per_epoch=5, precision=precision).step(0, [images()], 1)
+        for precision in ("float32", "bf16")
+    ]
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
 def test_images_in_parts_make_the_step_of_the_whole():
@@ -166,6 +213,51 @@ def test_repeated_augmentation_shows_a_third_of_the_images_three_times():
     assert len(numbers) == 256  # timm rounds an epoch down to a multiple of 256
     counts = {n: numbers.count(n) for n in set(numbers)}
     assert sorted(counts.values())[1:] == [3] * 85
+    assert order.epoch(0) == numbers
+    assert order.epoch(1) != numbers
+    assert Order(300, replace(PLAIN, repeats=3), 1, 64).epoch(0) != numbers
+
+
+def network_for(**changes):
+    """A network that takes images of 24 pixels."""
+    return replace(Model(torch.nn.Identity(), None, "", "", size=24, resized=30), **changes)
+
+
+def test_views_depend_on_seed_epoch_and_place_alone():
+    source = PhotoImages("test")
+
+    def view(seed, epoch, place):
+        return Images(source, train_transform(network_for(), RECIPES["deit"]), seed)[epoch, place, 7]
+
+    image, label = view(0, 2, 5)
+    assert (image.shape, label) == ((3, 24, 24), int(source.labels[7]))
+    torch.manual_seed(9)
+    assert torch.equal(view(0, 2, 5)[0], image)
+    for other in ((1, 2, 5), (0, 3, 5), (0, 2, 6)):
+        assert not torch.equal(view(*other)[0], image), other
+
+
+def test_views_are_those_of_the_recipe_and_the_network():
+    """Of a black image, which neither colours nor mirrors change."""
+    black, plain = Image.new("RGB", (40, 40)), replace(RECIPES["deit"], auto_augment="", erase=0.0)
+    colours = network_for(mean=(0.5, 0.4, 0.2), std=(0.5, 0.2, 0.1))
+    want = torch.tensor([-1.0, -2.0, -2.0])[:, None, None].expand(3, 24, 24)
+    torch.testing.assert_close(train_transform(colours, plain)(black), want)
+    torch.manual_seed(0)
+    erased = [bool((train_transform(colours, replace(plain, erase=0.25))(black) != want).any()) for _ in range(100)]
+    assert 10 < sum(erased) < 45
+    assert "RandAugment" in str(train_transform(colours, RECIPES["deit"]))
+    assert "RandAugment" not in str(train_transform(colours, plain))
+
+
+def test_test_images_keep_their_margin():
+    """Pillow's own resampling, longhand: the shorter side at 30 pixels, then the central 24."""
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
+    model = network_for(mean=(0.5, 0.4, 0.2), std=(0.5, 0.2, 0.1))
+    small_one = np.asarray(Image.fromarray(pixels).resize((40, 30), Image.Resampling.BICUBIC).crop((8, 3, 32, 27)))
+    want = (small_one / 255 - model.mean) / model.std
+    found = finetune_images.test_transform(model)(Image.fromarray(pixels)).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(found, want, atol=1e-5)
 
 
 def test_keys_go_on_where_a_run_was_stopped():
@@ -216,12 +308,14 @@ def test_the_recipes_are_the_published_ones():
         (50, 0.4, 0.75),
     ]
     assert all((r.mixup, r.cutmix, r.smoothing, r.weight_decay) == (0.8, 1.0, 0.1, 0.05) for r in RECIPES.values())
+    assert (deit.repeats, deit.erase, deit.min_lr, deit.warmup_lr, deit.head_std) == (3, 0.25, 1e-5, 1e-6, 0.02)
+    for beit in (small_one, base, large):
+        assert (beit.repeats, beit.erase, beit.min_lr, beit.warmup_lr, beit.head_std) == (1, 0.25, 1e-6, 1e-6, 2e-5)
+        assert (beit.batch, beit.lr, beit.warmup_epochs) == (1024, 1e-3, 20)
 
 
 def test_smoothed_labels_of_timm_and_torch_agree():
     """Where images are mixed timm smooths the labels, elsewhere PyTorch: by the same rule."""
-    from timm.data import Mixup
-
     x, y = images()
     logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
     _, soft = Mixup(mixup_alpha=0.8, prob=0.0, label_smoothing=0.1, num_classes=3)(x.clone(), y)

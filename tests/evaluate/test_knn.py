@@ -193,6 +193,13 @@ def test_ranks_are_those_of_the_votes_written_out():
     assert votes.hits(5).sum() == (votes.rank < 5).sum() > votes.hits(1).sum()
 
 
+def test_of_classes_with_equal_votes_the_lower_number_comes_first():
+    train = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    (votes,) = knn_votes(train, torch.tensor([2, 1, 4, 0]), torch.ones(5, 2), torch.arange(5), ks=[3])
+    assert votes.predicted.tolist() == [1] * 5
+    assert votes.rank.tolist() == [5, 0, 1, 5, 2]  # without a vote, neither 0 nor 3 is found
+
+
 def test_votes_refuse_what_cannot_be_asked():
     (train, labels), (test, truth) = clusters(9, 0), clusters(4, 1)
     for changes, message in (

@@ -1,9 +1,13 @@
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photo_source import PhotoImages
 from vmflearn.evaluate.augmented import Augmented
 from vmflearn.evaluate.linear import LinearSweep, epoch_order
@@ -62,6 +66,35 @@ def test_a_saved_sweep_goes_on_to_the_last_bit():
 def test_what_cannot_be_trained(changes, message):
     with pytest.raises(ValueError, match=message):
         LinearSweep(**{"rates": [1.0], "n_features": 2, "n_classes": 2, "epochs": 1} | changes)
+
+
+def test_every_epoch_of_every_seed_has_an_order_of_its_own():
+    orders = [epoch_order(50, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert all(sorted(order.tolist()) == list(range(50)) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 3
+    assert torch.equal(epoch_order(50, 0, 1), orders[1])
+
+
+class Ramps(ImageSource):
+    """Copies of one image that grows brighter from left to right."""
+
+    labels, class_names, notes = torch.zeros(200, dtype=torch.int64), ("one",), []
+
+    def path(self, index):
+        return Path(f"{index}")
+
+    def names_digest(self):
+        return ""
+
+    def _open(self, index):
+        return Image.fromarray(np.tile(np.arange(48, dtype=np.uint8) * 5, (48, 1))).convert("RGB")
+
+
+def test_each_image_has_a_view_of_its_own_and_half_are_mirrored():
+    views = [Augmented(Ramps(), 8, 0, 0)[i][0].int() for i in range(200)]
+    assert len({view.numpy().tobytes() for view in views}) > 150  # where it is cut from top to bottom is not seen
+    rising = sum(bool(view[0, 0, -1] > view[0, 0, 0]) for view in views)
+    assert 75 < rising < 125  # of 200: three and a half standard deviations
 
 
 def test_views_depend_on_seed_epoch_and_image_alone():

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from vmflearn.evaluate.commands import load_command
+from vmflearn.evaluate.knn import knn_votes
 from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.prototypes import (
     Assignment,
@@ -215,6 +216,41 @@ def test_the_command_with_data(data, tmp_path):
     report.write(tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["rows"] == report.rows
     assert "percentiles" in report.table()
+
+
+def test_the_command_longhand(tmp_path):
+    """Colours without regard to the class, so that not every number of neighbours finds the same."""
+    generator = np.random.default_rng(3)
+    for part, n in (("train", 20), ("val", 12)):
+        for name in ("blue", "green", "red"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = np.full((8, 8, 3), generator.integers(0, 250, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{i:02}.png")
+
+    def features(part):
+        colours = [np.array(Image.open(path))[0, 0] for path in sorted((tmp_path / part).glob("*/*.png"))]
+        x = (np.array(colours) / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+        return torch.tensor(np.concatenate([x, x**2], axis=1)).float()
+
+    made, x, y = model(), features("train"), features("val")
+    rows, columns = torch.arange(60) // 20, torch.arange(36) // 12
+    for k in (1, 30):
+        report = run(made, "--data", tmp_path, "--k", k, "--thresholds", 0.2, "--temperature", 0.3)
+        (votes,) = knn_votes(x, rows, y, columns, ks=[k])
+        assert report.details["right"] == votes.hits().tolist()
+        assigned, judged = assign(made.head, x, 0.3), assign(made.head, y, 0.3)
+        assert report.details["component_of_each_test_image"] == judged.component.tolist()
+        directions = made.head.prototypes.directions.detach()
+        members = largest_set(utilization(directions, [0.2])[0.2])
+        inside = sum(bool(members[c]) for c in assigned.component.tolist())
+        assert report.rows[0]["images_of_largest"] == inside > 0
+        cosine = torch.cosine_similarity(directions[members].mean(dim=0), assigned.mean.float(), dim=0)
+        assert report.rows[0]["cosine_of_largest"] == pytest.approx(float(cosine), abs=1e-5)
+        want = precision_percentiles(judged.precision, votes.hits())
+        assert [row["top1"] for row in report.rows[1:]] == [each.top1 for each in want]
+        assert [row["kappa_most"] for row in report.rows[1:]] == pytest.approx([each.precisions[1] for each in want])
+    assert sum(votes.hits().tolist()) != sum(knn_votes(x, rows, y, columns, ks=[1])[0].hits().tolist())
 
 
 def test_components_of_one_precision_are_said(data):

@@ -22,7 +22,7 @@ def test_scores_are_drawn_anew():
     scores = np.random.default_rng(0).random(60) ** 2
     found = bootstrap((scores,), np.mean, method="percentile", n_resamples=20000, rng=1).confidence_interval
     assert bootstrap_interval(scores) == pytest.approx(found, abs=0.01)
-    assert bootstrap_interval(scores) == bootstrap_interval(scores)
+    assert bootstrap_interval(scores) == bootstrap_interval(scores) != bootstrap_interval(scores, seed=1)
     assert bootstrap_interval(scores, level=0.5)[0] > bootstrap_interval(scores)[0]
 
 

@@ -53,6 +53,15 @@ def test_probability_centering_helps_every_normalisation_in_every_run():
         assert all(run[n, "probability"] > run[n, "logit"] for n in NORMALIZATIONS)
 
 
+def test_columns_of_table_2_and_11_are_their_own():
+    rows = {(row.backbone, row.method): (row.knn, row.linear_cls, row.linear_dino) for row in (*TABLE_2, *TABLE_11)}
+    assert rows["ViT-Base/16", "DINO-vMF"] == (77.40, 78.67, 78.81)
+    assert rows["ViT-Small/16", "iBOT"] == (75.20, None, 77.90)
+    assert rows["ViT-Small/8", "DINO"] == (69.98, 72.75, 74.24)
+    void = {(row.backbone, row.method): (row.unique, row.largest_duplicate_set) for row in TABLE_4}
+    assert void["ViT-Small/16", "DINO-vMF"] == (1122, 1226)
+
+
 def test_vmf_gains_of_table_2():
     knn = {(row.backbone, row.method): row.knn for row in TABLE_2}
     assert len(knn) == len(TABLE_2) == 9

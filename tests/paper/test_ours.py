@@ -31,6 +31,18 @@ def test_a_value_is_found_by_table_row_and_column(write):
     assert result.spread is None
 
 
+def test_a_value_has_its_own_interval_and_none_of_another(write):
+    rows = [
+        {"mAP": 0.5, "mAP_low": 0.4, "mAP_high": 0.7, "top1": 0.6, "top1_low": 0.55, "top1_high": 0.65, "mP@5": 0.9}
+    ]
+    found = {}
+    for name in ("mAP", "top1", "mP@5"):
+        path = write(f"6:\n  ViT-Small/16 DINO:\n    ROx M: r.json {name}\n", rows, "r.json")
+        result = read_ours(path).results[6]["ViT-Small/16 DINO"]["ROx M"]
+        found[name] = (result.value, result.interval and tuple(round(end, 9) for end in result.interval))
+    assert found == {"mAP": (50, (40, 70)), "top1": (60, (55, 65)), "mP@5": (90, None)}
+
+
 def test_runs_are_averaged(write):
     path = write("9:\n  DINO:\n    kNN: [knn.json k=20, knn.json k=10, knn.json k=10]\n")
     result = read_ours(path).results[9]["ViT-Small/16 DINO"]["kNN"]

@@ -44,6 +44,32 @@ def test_sizes():
     assert (len(cells), sum(cell.spread is not None for cell in cells)) == (342, 18)
 
 
+SUMS = {  # of every column and of every row, added up from the text of the paper's pages
+    2: (
+        [681.84, 620.4, 780.12],
+        [235.93, 239.13, 232.16, 234.88, 80.1, 223.97, 227.51, 227.9, 227.68, 153.1],
+    ),
+    3: ([364.7, 441.3, 506.4, 545.6], [222.3, 243.3, 246.1, 236.6, 253.3, 210.8, 232.9, 212.7]),
+    5: (
+        [441.4, 751.9, 774.6, 683.6, 593.2, 757.7, 648.0, 750.6, 542.5, 660.4],
+        [833.6, 835.0, 834.8, 840.9, 814.7, 818.1, 821.4, 805.4],
+    ),
+    6: ([502.9, 280.5, 282.4, 103.0], [144.6, 156.0, 149.3, 155.4, 129.2, 145.2, 142.6, 146.5]),
+    7: ([493.7, 480.9, 506.6], [187.2, 190.2, 188.2, 189.2, 174.1, 185.4, 188.1, 178.8]),
+    9: ([496.54, 228.48, 672.27], [227.51, 227.9, 227.68, 139.8, 153.1, 73.4, 72.8, 137.1, 138.0]),
+    14: ([494.7, 448.8, 490.4, 254.9, 407.4], [366.6, 81.4, 282.4, 454.2, 455.2, 456.4]),
+    15: ([594.7, 549.3, 591.8, 340.2, 667.9], [370.0, 83.8, 370.5, 457.7, 458.4, 459.4, 460.5, 83.6]),
+}
+
+
+@pytest.mark.parametrize("number", SUMS)
+def test_columns_and_rows_add_up_to_what_those_of_the_pages_do(number):
+    table, (columns, rows) = TABLES[number], SUMS[number]
+    found = [sum(row.cells[column].value for row in table.rows if column in row.cells) for column in table.columns]
+    assert found == pytest.approx(columns)
+    assert [sum(cell.value for cell in row.cells.values()) for row in table.rows] == pytest.approx(rows)
+
+
 def test_names_tell_rows_apart():
     for table in TABLES.values():
         assert len({row.name for row in table.rows}) == len(table.rows)

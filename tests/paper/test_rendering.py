@@ -99,6 +99,14 @@ def test_differences_and_marks(each, shown):
     assert our_cell(each) == shown
 
 
+def test_a_column_has_the_most_digits_that_the_paper_prints_in_it():
+    """The linear column of Table 9 has 76.98 beside 72.8."""
+    each = Ours("a", {9: {"ViT-Tiny/16": {"Lin. [D]": Result(70.123, None, None, None, ("x.json",))}}})
+    (line,) = [line for line in lines_of(TABLES[9], [each]) if line.ours]
+    assert {cell.digits for row in TABLES[9].rows if (cell := row.cells.get("Lin. [D]"))} == {1, 2}
+    assert line.cells[2] == "70.12"
+
+
 def test_our_rows_stand_under_theirs_and_strangers_last():
     both = [ours(74.0, label="a"), ours(75.0, label="b"), ours(60.0, row="ViT-Tiny/16 DINO", label="a")]
     labels = [line.label for line in lines_of(TABLES[2], both)]

@@ -3,8 +3,8 @@
 A cache has a folder for every combination of weights, images, transformation and readout. While features are made it
 holds parts of `PART` images, each whole or not there: whoever starts again, with any number of processes, makes the
 parts that are missing. At the end they become one array, which is memory-mapped: a million images take no memory but
-for what is looked at. Images are known by their names, not their pixels: whoever changes pixels under the same names
-empties the cache.
+for what is looked at. Images are known by their names and the pixels of three of them: whoever changes others under the
+same names empties the cache.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.data.decoding import ImageSource, UnreadableImage
 from vmflearn.data.workers import WorkerLoader
+from vmflearn.evaluate.images_digest import images_digest
 from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.readouts import OUTPUT, Readout
 
@@ -134,7 +135,7 @@ def _about(model: Model, source: ImageSource, readout: Readout, precision: str) 
     """All that features depend on."""
     return {
         "weights": model.digest,
-        "images": source.names_digest(),
+        "images": images_digest(source),
         "count": len(source),
         "features": readout.name,
         "size": model.size,

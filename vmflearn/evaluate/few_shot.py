@@ -10,6 +10,7 @@ unit length; DINO's are of unit length. The paper says 0.075 "as in MSN"; MSN's 
 0.00025.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -118,10 +119,16 @@ def rows_named(source: ImageSource, file: Path) -> Tensor:
     Raises
     ------
     ValueError
-        If the list is empty, or names images that the source has not: some are told.
+        If the list is empty, or names images that the source has not, or has several of: some are told.
     """
     wanted = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    numbers = {source.path(row).name: row for row in range(len(source))}
+    names = [source.path(row).name for row in range(len(source))]
+    numbers = {name: row for row, name in enumerate(names)}
+    counts = Counter(names) if len(numbers) < len(names) else {}
+    if several := [name for name in wanted if counts.get(name, 0) > 1]:
+        raise ValueError(
+            f"the list {file} names {several[0]}, and {counts[several[0]]} images have that name: it cannot tell which"
+        )
     absent = [name for name in wanted if name not in numbers]
     if absent or not wanted:
         told = f"names {len(absent):,} images that are not there, {absent[0]} the first" if absent else "names no image"

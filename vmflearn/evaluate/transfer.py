@@ -16,7 +16,7 @@ from vmflearn.evaluate.logistic import logistic_path
 
 PENALTIES = tuple(float(w) for w in np.logspace(-6, 5, 45))
 TOLERANCE = 1e-6
-"""Of the objective, relative: accuracies of the validation part do not change any more."""
+"""Of the objective, relative. A stricter one moves accuracies of a few penalties, of the strongest most."""
 MAX_STEPS = 100
 """For each penalty, as in Ericsson et al.; each starts near its solution."""
 
@@ -82,8 +82,9 @@ def transfer(
         strict=True,
     ):
         right = fit.scores(train_features).argmax(dim=2) == labels
-        validation[penalty] = float(((right & held).sum(dim=1) / held.sum(dim=1)).double().mean())
-    best = max(validation, key=lambda penalty: (validation[penalty], penalty))
+        validation[penalty] = float(((right & held).sum(dim=1).double() / held.sum(dim=1)).mean())
+    # The order in which the same accuracies of folds are added must not decide.
+    best = max(validation, key=lambda penalty: (round(validation[penalty], 12), penalty))
     stronger = [strength for strength in strengths if strength <= 1 / best]
     *_, last = logistic_path(train_features, labels, stronger, **settings)  # type: ignore[arg-type]
     return Transfer(best, validation, last.scores(test_features.to(train_features.device))[0].argmax(dim=1))

@@ -29,7 +29,10 @@ def test_every_layout_ends_as_the_same_folders(small, layout, request, tmp_path)
     source = request.getfixturevalue(layout)
     prepare(source, tmp_path / "out", subset=True)
     found = contents(tmp_path / "out")
-    assert found.pop("classes.tsv").startswith(b"label\tsynset\tILSVRC2012_ID\twords\n0\tn02100735\t")
+    head, *lines = found.pop("classes.tsv").decode().splitlines()
+    assert head == "label\tsynset\tILSVRC2012_ID\twords"
+    numbers = {s: small.IDS[s] if layout == "archives" else "" for s in small.SYNSETS}  # the others do not state them
+    assert lines == [f"{i}\t{s}\t{numbers[s]}\t{small.WORDS[s]}" for i, s in enumerate(small.SYNSETS)]
     assert found == small.expected()
     assert open_images(tmp_path / "out" / "val").class_names == tuple(small.SYNSETS)
 
@@ -90,6 +93,18 @@ def test_train_tars_that_lie_unpacked(small, archives, tmp_path):
 
 def test_kaggles_inner_folder(small, kaggle, tmp_path):
     prepare(kaggle / "ILSVRC", tmp_path / "out", subset=True)
+    found = contents(tmp_path / "out")
+    del found["classes.tsv"]
+    assert found == small.expected()
+
+
+def test_kaggles_list_decides_where_validation_images_were_sorted(small, kaggle, tmp_path):
+    """Scripts sort them into class folders; here all into one."""
+    val = kaggle / "ILSVRC/Data/CLS-LOC/val"
+    (val / small.SYNSETS[0]).mkdir()
+    for name in small.val_images():
+        (val / name).rename(val / small.SYNSETS[0] / name)
+    prepare(kaggle, tmp_path / "out", subset=True)
     found = contents(tmp_path / "out")
     del found["classes.tsv"]
     assert found == small.expected()
@@ -191,6 +206,13 @@ def test_a_folder_that_holds_something_else_is_left_alone(archives, kaggle, tmp_
     assert contents(tmp_path / "out") == {"train/mine.txt": b"mine"}
     prepare(archives, tmp_path / "again", subset=True)
     prepare(kaggle, tmp_path / "again", subset=True)  # the same files: nothing to do
+    image = kaggle / "ILSVRC/Data/CLS-LOC/train/n02100735/n02100735_2.JPEG"
+    whole = image.read_bytes()
+    image.unlink()  # the file in the new folder is the same one
+    image.write_bytes(whole + b"\0")
+    with pytest.raises(ValueError, match="train was begun with other files than these"):
+        prepare(kaggle, tmp_path / "again", subset=True)
+    image.write_bytes(whole)
     (kaggle / "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG").unlink()
     with pytest.raises(ValueError, match="val was begun with other files than these"):
         prepare(kaggle, tmp_path / "again", subset=True)

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vmflearn.backbones.creation import create_backbone
+from vmflearn.weights.published import load_published
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "evaluate.py"
 
@@ -41,6 +44,11 @@ class Evaluate:
         assert code == 0, err
         return json.loads(output.read_text())
 
+    def moved(self, cache, before):
+        """How far each array that is new in a cache is from the nearest of those before."""
+        old, new = [np.load(path) for path in before], [np.load(p) for p in cache.glob("*/*.npy") if p not in before]
+        return [min(np.abs(a - b).max() / np.abs(b).max() for b in old if b.shape == a.shape) for a in new]
+
     def start(self, protocol, *arguments):
         """Start it as a process."""
         return subprocess.Popen(
@@ -58,7 +66,10 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     options = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 1}
     path = tmp_path_factory.mktemp("weights") / "small.pth"
-    torch.save(create_backbone("vit_small_patch16_224", **options).state_dict(), path)
+    weights = create_backbone("vit_small_patch16_224", **options).state_dict()
+    weights["norm.weight"] += 0.4 * torch.randn(64)  # trained: what comes before the last norm is something else
+    weights["norm.bias"] += 0.4 * torch.randn(64)
+    torch.save(weights, path)
     return path
 
 
@@ -66,3 +77,51 @@ def checkpoint(tmp_path_factory):
 def evaluate(tmp_path, checkpoint, capsys, monkeypatch):
     """`Evaluate`."""
     return Evaluate(tmp_path, checkpoint, capsys, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory):
+    """Three classes in folders of noise that the network above hardly tells apart; one training image is damaged.
+
+    Images are as large as the network's are before the margin is cut, so that nothing has to be resized.
+    """
+    folder = tmp_path_factory.mktemp("classes")
+    generator = np.random.default_rng(0)
+    tints = generator.normal(0, 25, (3, 37, 37, 3))
+    for part, counts in (("train", (13, 12, 12)), ("val", (9, 4, 6))):
+        for label, (name, n) in enumerate(zip("abc", counts, strict=True)):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = 128 + tints[label] + generator.normal(0, 60, (37, 37, 3))
+                picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+                picture.save(folder / part / name / f"{part}_{name}_{i:02d}.png")
+    (folder / "train" / "a" / "train_a_05.png").write_bytes(b"no picture")
+    return folder
+
+
+class Longhand:
+    """Features of class folders, image by image, and their labels: those of the output, or of the token before it."""
+
+    def __init__(self, checkpoint, folder):
+        backbone, _ = load_published(checkpoint, num_heads=1)
+        norm, mean, std = backbone.norm, np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+        for part in ("train", "val"):
+            rows = [[], []]
+            paths = [path for path in sorted((folder / part).glob("*/*.png")) if path.name != "train_a_05.png"]
+            for path in paths:
+                pixels = np.asarray(Image.open(path))[2:34, 2:34] / 255
+                image = torch.tensor((pixels - mean) / std).float().permute(2, 0, 1)[None]
+                with torch.no_grad():
+                    for found, last in zip(rows, (norm, torch.nn.Identity()), strict=True):
+                        backbone.norm = last
+                        found.append(backbone(image)[0])
+            labels = torch.tensor(["abc".index(path.parent.name) for path in paths])
+            setattr(self, part, (torch.stack(rows[0]), labels))
+            setattr(self, f"{part}_before", (torch.stack(rows[1]), labels))
+            setattr(self, f"{part}_paths", paths)
+
+
+@pytest.fixture(scope="session")
+def longhand(checkpoint, classes):
+    """`Longhand` of the two fixtures above."""
+    return Longhand(checkpoint, classes)

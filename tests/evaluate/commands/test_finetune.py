@@ -6,6 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from vmflearn.data.photo_source import PhotoImages
+from vmflearn.evaluate.commands.finetune import _report
+from vmflearn.evaluate.recipes import RECIPES
+
 WORDS = (
     *("finetune", "--size", 32, "--recipe", "beit-small", "--batch", 16, "--batch-size", 8, "--lr", 0.003),
     *("--epochs", 6, "--warmup-epochs", 1, "--head-std", 0.02),
@@ -60,6 +64,20 @@ def test_what_can_be_learned_is_learned_and_a_killed_run_ends_the_same(evaluate,
     torch.testing.assert_close(network(tmp_path / "killed"), network(tmp_path / "whole"), atol=0, rtol=0)
 
 
+def test_the_mean_over_classes_is_not_that_over_images():
+    """The classes of the photographs' first hundred are not equally many; all of the first are taken for right ones."""
+    source = PhotoImages("test")
+    source.labels = source.labels[:100]
+    counts = torch.bincount(source.labels, minlength=10).tolist()
+    predicted = np.zeros(100, dtype=np.int64)
+    report = _report("deit", RECIPES["deit"], predicted, source, {}, [1.0])
+    (row,) = report.rows
+    assert row["top1"] == pytest.approx(counts[0] / 100)
+    assert row["mean_per_class"] == pytest.approx(1 / sum(count > 0 for count in counts))
+    assert row["mean_per_class"] != pytest.approx(row["top1"])
+    assert row["top1_low"] < row["top1"] < row["top1_high"]
+
+
 def test_bad_input_has_one_line(evaluate, data, tmp_path):
     words = (*WORDS, "--data", data, "--run-dir", tmp_path / "run", "--epochs", 2)
 
@@ -70,6 +88,12 @@ def test_bad_input_has_one_line(evaluate, data, tmp_path):
 
     assert evaluate(*words)[0] == 0
     assert line("--lr", 0.1).endswith("(lr: 0.003 -> 0.1): give another --run-dir, or remove it")
+    last = data / "train" / "standing" / "47.png"
+    last.rename(data / "47.png")
+    (data / "train" / "standing" / "45.png").rename(last)
+    assert "belongs to another fine-tuning (images: " in line()
+    (data / "47.png").rename(data / "train" / "standing" / "45.png")
+    assert "belongs to another fine-tuning (images: " in line(), "their names are what they were, and two are exchanged"
     (tmp_path / "run" / "state.pt").write_bytes(b"damaged")
     assert "state.pt cannot be read" in line()
     assert "larger than the training set" in line("--batch", 64)

@@ -36,7 +36,7 @@ def data(tmp_path, monkeypatch):
 
 
 def longhand(data, checkpoint, *, size, scales, crop):
-    """MAP (medium) from the files themselves: every image, every scale, every rank on its own."""
+    """Average precisions (medium) and precisions among the first five, from the files themselves, step by step."""
     backbone, _ = load_published(checkpoint, num_heads=1)
     mean, std = (np.array(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
@@ -54,7 +54,7 @@ def longhand(data, checkpoint, *, size, scales, crop):
 
     gnd = pickle.loads((data / "gnd_roxford5k.pkl").read_bytes())["gnd"]
     images = [feature(f"image_{i}", None) for i in range(N_IMAGES)]
-    found = []
+    found, five = [], []
     for i, query in enumerate(gnd):
         x = feature(f"image_{N_IMAGES + i}", BOXES[i] if crop else None)
         order = [j for j in sorted(range(N_IMAGES), key=lambda j: -(images[j] @ x)) if j not in query["junk"]]
@@ -65,7 +65,10 @@ def longhand(data, checkpoint, *, size, scales, crop):
             area += (before + right / place) / 2 / len(positives) * (j in positives)
             before = right / place
         found.append(area)
-    return found
+        flags = [j in positives for j in order]
+        end = min(5, max(place for place, flag in enumerate(flags, 1) if flag))
+        five.append(sum(flags[:end]) / end)
+    return found, five
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def longhand(data, checkpoint, *, size, scales, crop):
 )
 def test_mean_average_precision_equals_the_longhand(evaluate, data, checkpoint, words, settings):
     result = evaluate.result("retrieval", "--data", data, *words)
-    want = longhand(data, checkpoint, **settings)
+    want, five = longhand(data, checkpoint, **settings)
     easy, medium, hard = result["rows"]
     assert [row["set"] for row in result["rows"]] == [f"roxford5k {name}" for name in ("easy", "medium", "hard")]
     assert medium["mAP"] == pytest.approx(np.mean(want), abs=1e-9)
@@ -85,11 +88,12 @@ def test_mean_average_precision_equals_the_longhand(evaluate, data, checkpoint, 
     assert list(result["details"]["average_precisions"]["medium"].values()) == pytest.approx(want, abs=1e-9)
     assert [row["queries"] for row in result["rows"]] == [2, 3, 2]
     assert {"mP@1", "mP@5", "mP@10"} < easy.keys()
+    assert medium["mP@5"] == pytest.approx(np.mean(five))
     assert "1 queries have no positive that is hard, and do not count" in result["notes"]
     assert result["settings"]["size"] == settings["size"]
     assert result["settings"]["queries_cropped"] == settings["crop"]
     assert len(result["settings"]["digest"]) == 64
-    assert result["environment"]["git_commit"]
+    assert "git_commit" in result["environment"]
     assert hard["mAP"] > 0
 
 
@@ -109,6 +113,12 @@ def test_an_unreadable_image_stops_it_and_the_same_command_goes_on(evaluate, dat
     assert evaluate.result("retrieval", "--data", data)["rows"] == first["rows"]
     other = evaluate.result(*words, "--size", 40)  # other settings have other features
     assert other["rows"] != first["rows"]
+    before = {*(evaluate.folder / "cache").glob("*/*.npy")}
+    evaluate.result(*words, "--precision", "bf16")
+    assert all(0 < distance < 0.05 for distance in evaluate.moved(evaluate.folder / "cache", before))
+    for settings in (("--whole-queries",), ("--scales", 1), ("--size", 40), ("--precision", "bf16")):
+        rows = evaluate.result(*words, *settings)["rows"]
+        assert rows == evaluate.result("retrieval", "--data", data, *settings)["rows"], settings
     (next(iter(kept))).write_bytes(b"damaged")
     assert evaluate.result(*words)["rows"] == first["rows"]
 

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from vmflearn.evaluate.davis import read_mask, write_mask
+from vmflearn.evaluate.commands.segmentation import _features
+from vmflearn.evaluate.davis import open_sequence, read_mask, write_mask
+from vmflearn.evaluate.model import load_model
+from vmflearn.evaluate.propagation import patch_labels, pixel_mask, propagate_labels
+from vmflearn.weights.published import load_published
 
 PATCH, HEIGHT, WIDTH = 8, 64, 128
 
@@ -93,12 +98,53 @@ def test_a_run_that_was_stopped_keeps_its_sequences_and_ends_as_one_that_was_not
     assert evaluate.result(*words, tmp_path / "whole")["rows"] == resumed["rows"]
 
 
+def test_a_part_is_followed_with_the_settings_asked_for(evaluate, data, tmp_path):
+    """The features image by image, and labels carried by the function that is tested against loops."""
+    (data / "ImageSets" / "2017" / "some.txt").write_text("camel\n")
+    settings = {"n_last": 1, "radius": 1, "k": 2, "temperature": 0.5}
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+    result = evaluate.result(
+        *("segmentation", "--data", data, "--size", 64, "--part", "some", "--masks", tmp_path / "masks"), *words
+    )
+    assert [row["sequence"] for row in result["rows"]] == ["all", "camel"]
+    backbone, _ = load_published(evaluate.checkpoint, num_heads=1)
+    video = open_sequence(data, "camel")
+    with torch.no_grad():
+        tokens = [backbone.forward_features(video.frame(t, 64)[None])[0, 1:] for t in range(6)]
+    features = [rows.unflatten(0, (HEIGHT // PATCH, WIDTH // PATCH)) for rows in tokens]
+    labels = patch_labels(video.mask(0), (HEIGHT // PATCH, WIDTH // PATCH), 2)
+    carried = propagate_labels(features, labels, **settings)
+    for t, soft in enumerate(carried, 1):
+        want = pixel_mask(soft, (PATCH, PATCH), (HEIGHT, WIDTH))
+        np.testing.assert_array_equal(read_mask(tmp_path / "masks" / "camel" / f"{t:05d}.png"), want)
+
+
+def test_features_are_made_in_the_precision_asked_for(evaluate, data):
+    model, video = load_model(evaluate.checkpoint, num_heads=1), open_sequence(data, "camel")
+    exact, half = (next(_features(video, model, 64, "cpu", precision)) for precision in ("float32", "bf16"))
+    assert exact.shape == half.shape == (HEIGHT // PATCH, WIDTH // PATCH, 64)
+    assert 0 < float((exact - half).abs().max()) < 0.05 * float(exact.abs().max())
+
+
 def test_masks_of_other_settings_are_not_mixed(evaluate, data, tmp_path):
     words = ("segmentation", "--data", data, "--size", 64, "--masks", tmp_path / "masks")
     assert evaluate(*words)[0] == 0
     code, _, err = evaluate(*words, "--k", 7)
     assert code == 2
     assert err.splitlines()[-1].endswith("were made otherwise (k: 5 -> 7): give another folder, or remove it")
+    weights = torch.load(evaluate.checkpoint, weights_only=True)
+    torch.save({name: -value for name, value in weights.items()}, tmp_path / "other.pth")
+    write_video(tmp_path / "other", "blackswan", 5, seed=7)
+    before, evaluate.checkpoint = evaluate.checkpoint, tmp_path / "other.pth"
+    assert "were made otherwise (weights: " in evaluate(*words)[2]
+    evaluate.checkpoint = before
+    for more, name in (
+        (("--size", 128), "size: 64 -> 128"),
+        (("--precision", "bf16"), "precision: float32 -> bf16"),
+        (("--data", tmp_path / "other"), f"data: {data} -> {tmp_path / 'other'}"),
+    ):
+        code, _, err = evaluate(*words, *more)
+        assert (code, f"were made otherwise ({name})" in err) == (2, True), err
     (tmp_path / "masks" / "settings.json").unlink()
     code, _, err = evaluate(*words)
     assert (code, err.splitlines()[-1]) == (

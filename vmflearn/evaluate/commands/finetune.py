@@ -25,6 +25,7 @@ from vmflearn.data.decoding import ImageSource
 from vmflearn.evaluate.commands.labelled import add_data_arguments, open_labelled
 from vmflearn.evaluate.finetune import FineTuning
 from vmflearn.evaluate.finetune_images import Images, Order, load, test_transform, train_transform
+from vmflearn.evaluate.images_digest import images_digest
 from vmflearn.evaluate.intervals import bootstrap_interval
 from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.parts import quiet
@@ -68,8 +69,10 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
         "weights": model.digest,
         **asdict(recipe),
         "seed": arguments.seed,
-        "images": train.names_digest(),
+        "images": images_digest(train),
         "size": model.size,
+        "mean": list(model.mean),
+        "std": list(model.std),
         "precision": arguments.precision,
         "steps_per_epoch": order.steps_per_epoch,
     }

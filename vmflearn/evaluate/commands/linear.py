@@ -18,6 +18,7 @@ from vmflearn.data.decoding import ImageSource
 from vmflearn.data.workers import WorkerLoader
 from vmflearn.evaluate.augmented import Augmented
 from vmflearn.evaluate.commands.labelled import add_data_arguments, features_of, open_labelled
+from vmflearn.evaluate.images_digest import images_digest
 from vmflearn.evaluate.intervals import bootstrap_interval
 from vmflearn.evaluate.linear import RATES, LinearSweep, epoch_order
 from vmflearn.evaluate.model import Model
@@ -141,7 +142,8 @@ class _State:
             for name in ("rates", "epochs", "train_batch_size", "frozen", "seed", "precision")
         }
         told |= {"weights": model.digest, "size": model.size, "resized": model.resized, "features": readout.name}
-        told |= {"train": train.names_digest(), "test": test.names_digest()}
+        told |= {"mean": list(model.mean), "std": list(model.std)}
+        told |= {"train": images_digest(train), "test": images_digest(test)}
         key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
         self._path: Path | None = None if arguments.cache is None else arguments.cache / f"linear-{key}.pt"
 

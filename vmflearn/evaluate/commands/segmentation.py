@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     propagation = {name: getattr(arguments, name) for name in ("n_last", "radius", "k", "temperature")}
     size = arguments.size or SHORT
     settings = {"weights": model.digest, "precision": arguments.precision, "size": size, **propagation}
+    settings["data"] = str(Path(arguments.data).resolve())  # another folder may have sequences of the same names
     distributed.on_first(lambda: _claim(arguments.masks, settings))
     mine = names[distributed.rank() :: distributed.world_size()]
 
