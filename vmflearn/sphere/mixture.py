@@ -55,7 +55,7 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
     init : {"merge", "k-means++", "random"} or array of shape (n_components, n_features), default="merge"
         Directions of 3 K groups of rows, merged two at a time until K are left; rows drawn by spherical k-means++;
         random responsibilities; or given directions (scaled to unit length). The first two look at no more than 65,536
-        rows, an equal-probability sample (12 or 4 K rows, if that is more). `vmflearn.sphere.initialization` says why.
+        rows, a sample by weight (12 or 4 K rows, if that is more). `vmflearn.sphere.initialization` says why.
     n_init : int, default=1
         Number of starts; the fit of highest objective is kept. After a first start from merged groups the others are
         drawn by k-means++: merged groups differ little from one draw to the next. With given directions all starts
