@@ -282,8 +282,9 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
     ) -> VonMisesFisherMixture:
         """One step of online expectation-maximisation on a batch of a stream (`vmflearn.sphere.online`).
 
-        The first call starts from its batch as ``init`` and its companions say; after `fit`, the fit was the first step. All batches
-        count alike, whatever their numbers of rows; ``shrinkage`` is set against the weight of all rows seen.
+        The first call starts from its batch as ``init`` and its companions say; after `fit`, the fit was the first
+        step. All batches count alike, whatever their numbers of rows; ``shrinkage`` is set against the weight of all
+        rows seen.
 
         Parameters
         ----------
