@@ -6,10 +6,11 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from vmflearn.data.household import load_household
@@ -92,6 +93,35 @@ def test_score_with_weights_counts_rows_again():
     assert mixture.score(X, sample_weight=np.full(40, 1e-320)) == pytest.approx(mixture.score(X))
     with pytest.raises(ValueError, match=r"sample_weight is negative in rows \[0, 1"):
         mixture.score(X, sample_weight=-np.ones(40))
+
+
+def test_criteria_with_weights_count_rows_again():
+    X, weights = load_household().X, np.arange(40) % 3
+    mixture = VonMisesFisherMixture(2, random_state=0).fit(X)
+    repeated = np.repeat(X, weights, axis=0)
+    assert mixture.bic(X, sample_weight=weights) == pytest.approx(mixture.bic(repeated))
+    assert mixture.aic(X, sample_weight=weights) == pytest.approx(mixture.aic(repeated))
+
+
+def test_weights_reach_fit_and_score_through_a_grid_search(planted):
+    """scikit-learn's metadata routing, against the same folds by hand."""
+    X, _, _ = planted([0.5, 0.5], [[1, 0, 0], [0, 1, 1]], [30.0, 30.0], 90)
+    weights = np.random.default_rng(0).integers(0, 4, size=90)
+    with config_context(enable_metadata_routing=True):
+        mixture = VonMisesFisherMixture(random_state=0, tol=1e-4)
+        mixture.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        pipeline = make_pipeline(FunctionTransformer(), mixture)
+        search = GridSearchCV(pipeline, {"vonmisesfishermixture__n_components": [1, 2]}, cv=3)
+        search.fit(X, sample_weight=weights)
+        for n_components, found in zip((1, 2), search.cv_results_["mean_test_score"], strict=True):
+            by_hand = []
+            for fold in np.split(np.arange(90), 3):
+                rest = np.setdiff1d(np.arange(90), fold)
+                one = VonMisesFisherMixture(n_components, random_state=0, tol=1e-4)
+                one.fit(X[rest], sample_weight=weights[rest])
+                by_hand.append(one.score(np.repeat(X[fold], weights[fold], axis=0)))
+            assert found == pytest.approx(np.mean(by_hand))
+        assert search.score(X, sample_weight=weights) == pytest.approx(search.score(np.repeat(X, weights, axis=0)))
 
 
 def test_the_mixture_as_a_distribution_of_torch():

@@ -63,7 +63,7 @@ def _is_real(value: Any) -> bool:
 
 
 def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows, np.ndarray]:
-    """Unit rows of array, tensor, memory map or sparse matrix (n, dim), and which of them are zero.
+    """Unit rows of array, tensor, memory map, sparse matrix or frame (n, dim), and which of them are zero.
 
     ``reset`` tells whether the number of features is set (fit) or compared (all else).
     """
@@ -77,7 +77,7 @@ def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows
         # An array of that shape which takes no memory: scikit-learn checks the shape without touching the tensor.
         validate_data(estimator, np.broadcast_to(np.float64(0.0), tuple(X.shape)), **settings)
         return dense_rows(X.detach().to(device), device, chunk_size, normalize)
-    if issparse(X):
+    if issparse(X) or _is_sparse_frame(X):
         if device.type != "cpu":
             raise ValueError(f"X is sparse and device is {device}: sparse rows are worked on by the CPU, device=None")
         matrix = validate_data(estimator, X, accept_sparse="csr", dtype=[np.float64, np.float32], **settings)
@@ -87,6 +87,11 @@ def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows
     if not isinstance(X, np.memmap):  # a memory map stays where it is: its chunks travel
         data = data.to(device)
     return dense_rows(data, device, chunk_size, normalize)
+
+
+def _is_sparse_frame(X: Any) -> bool:
+    """Whether X is a data frame of pandas all of whose columns are sparse, which alone has the accessor ``sparse``."""
+    return hasattr(X, "columns") and hasattr(X, "sparse")
 
 
 def device_of(device: Any, X: Any) -> torch.device:
