@@ -10,12 +10,14 @@ from vmflearn.sphere.divergence import bregman_divergence as _registers_kl_diver
 from vmflearn.sphere.hyperspherical_uniform import HypersphericalUniform
 
 if TYPE_CHECKING:
+    from vmflearn.sphere.choosing import choose_components
     from vmflearn.sphere.mixture import VonMisesFisherMixture
 
 __all__ = [
     "HypersphericalUniform",
     "VonMisesFisher",
     "VonMisesFisherMixture",
+    "choose_components",
     "concentration_from_length",
     "log_iv",
     "log_normalizer",
@@ -24,9 +26,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the mixture when it is first asked for, because it brings scikit-learn with it."""
+    """Import the mixture and what chooses one when they are first asked for: they bring scikit-learn with them."""
     if name == "VonMisesFisherMixture":
         from vmflearn.sphere.mixture import VonMisesFisherMixture
 
         return VonMisesFisherMixture
+    if name == "choose_components":
+        from vmflearn.sphere.choosing import choose_components
+
+        return choose_components
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

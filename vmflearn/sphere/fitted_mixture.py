@@ -70,6 +70,12 @@ class FittedMixture:
         weights /= weights.max(initial=0.0) or 1.0
         return float(log_likelihoods @ weights) / (float(weights.sum()) or 1.0)
 
+    def total_log_likelihood(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, float]:
+        """Sum of `score_samples`, and the number of rows that are not zero, both counted with weights (n,) if given."""
+        log_likelihoods, is_zero = self._row_log_likelihoods(X)
+        weights = row_weights(is_zero, sample_weight, warn=False)
+        return float((log_likelihoods * weights).sum()), float(weights.sum())
+
     def to_distribution(self) -> MixtureSameFamily:
         """The fitted mixture as a ``torch.distributions.MixtureSameFamily`` in float64 on the CPU."""
         from torch.distributions import Categorical, MixtureSameFamily
@@ -86,12 +92,12 @@ class FittedMixture:
         df = K (p - 1) directions + K - 1 weights + K concentrations (one if tied). Weights (n,) count rows again: n is
         their sum, so that their scale matters.
         """
-        total, n_rows = self._total_log_likelihood(X, sample_weight)
+        total, n_rows = self.total_log_likelihood(X, sample_weight)
         return -2.0 * total + self._n_free_parameters() * math.log(n_rows or 1.0)
 
     def aic(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Akaike information criterion, -2 log f(X) + 2 df, df and weights as in `bic` (the smaller the better)."""
-        return -2.0 * self._total_log_likelihood(X, sample_weight)[0] + 2.0 * self._n_free_parameters()
+        return -2.0 * self.total_log_likelihood(X, sample_weight)[0] + 2.0 * self._n_free_parameters()
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the fitted mixture.
@@ -133,12 +139,6 @@ class FittedMixture:
         result += log_normalizer_at_zero(rows.dim)
         result[is_zero] = 0.0
         return result, is_zero
-
-    def _total_log_likelihood(self, X: ArrayLike, sample_weight: ArrayLike | None) -> tuple[float, float]:
-        """Log-likelihood of the rows and their number, each counted as often as its weight says."""
-        log_likelihoods, is_zero = self._row_log_likelihoods(X)
-        weights = row_weights(is_zero, sample_weight, warn=False)
-        return float((log_likelihoods * weights).sum()), float(weights.sum())
 
     def _n_free_parameters(self) -> int:
         n_components, dim = self.means_.shape

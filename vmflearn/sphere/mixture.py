@@ -126,10 +126,10 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
     Notes
     -----
     **Rows** may be an array or memory map (both read chunk by chunk, never copied), a tensor, a data frame, or a sparse
-    matrix or a frame of sparse columns only (which stay sparse). float32 and half-precision rows are multiplied in float32, with sums and parameters in
-    float64; all else is float64. A row of zeros has no direction: it weighs nothing in `fit` (with a warning), has
-    `weights_` as responsibilities, and log-likelihood zero, as an observation that was not made; `score` and `bic` do
-    not count it.
+    matrix or a frame of sparse columns only (which stay sparse). float32 and half-precision rows are multiplied in
+    float32, with sums and parameters in float64; all else is float64. A row of zeros has no direction: it weighs
+    nothing in `fit` (with a warning), has `weights_` as responsibilities, and log-likelihood zero, as an observation
+    that was not made; `score` and `bic` do not count it.
 
     **Several processes.** When ``torch.distributed`` is initialised, each process passes its own rows to `fit` or
     `partial_fit`, at least one row, and all of them call it; the result is that of one process with all rows, and
