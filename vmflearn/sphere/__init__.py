@@ -8,6 +8,7 @@ from vmflearn.sphere.bessel import concentration_from_length, log_iv, log_normal
 from vmflearn.sphere.distribution import VonMisesFisher
 from vmflearn.sphere.divergence import bregman_divergence as _registers_kl_divergences  # noqa: F401
 from vmflearn.sphere.hyperspherical_uniform import HypersphericalUniform
+from vmflearn.sphere.product import normalized_product
 
 if TYPE_CHECKING:
     from vmflearn.sphere.choosing import choose_components
@@ -22,6 +23,7 @@ __all__ = [
     "log_iv",
     "log_normalizer",
     "mean_resultant_length",
+    "normalized_product",
 ]
 
 
