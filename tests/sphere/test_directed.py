@@ -53,8 +53,8 @@ def test_covariance_matrix_at_the_ends() -> None:
     torch.testing.assert_close(vmf.covariance_matrix[2] * 1e200, across, rtol=1e-12, atol=1e-15)
     uniform = HypersphericalUniform(5, (2,), dtype=torch.float64)
     torch.testing.assert_close(uniform.covariance_matrix, (identity / 5).expand(2, 5, 5))
-    kappa = torch.tensor([0.0, 0.2, 40.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda k: VonMisesFisher(unit(3), k).covariance_matrix[1:], (kappa,))
+    kappa = torch.tensor([0.2, 3.0, 40.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda k: VonMisesFisher(unit(3), k).covariance_matrix, (kappa,))
 
 
 # --- other types and devices ---
@@ -162,12 +162,13 @@ def test_a_generator_gives_what_the_global_one_does_and_leaves_that_alone(distri
         assert torch.equal(draw((4,), generator=generator), wanted)
     assert torch.equal(torch.get_rng_state(), state)
     assert draw(generator=generator).shape == (2, distribution.dim)
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(RuntimeError):
         draw((-1,), generator=generator)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_generator_of_a_gpu() -> None:
     vmf = VonMisesFisher(unit(5), 3.0).to("cuda")
     torch.cuda.manual_seed(3)
@@ -181,9 +182,10 @@ def test_a_generator_of_a_gpu() -> None:
 
 
 @pytest.mark.slow
-def test_generators_stay_outside_compiled_code() -> None:
-    vmf, generator = VonMisesFisher(unit(3), 1.0), torch.Generator()
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_code_draws_from_a_generator_outside_its_graph() -> None:
+    vmf = VonMisesFisher(unit(3), 1.0)
+    draw = lambda generator: 2 * vmf.sample((2,), generator=generator)  # noqa: E731
     torch.compiler.reset()
-    compiled = torch.compile(lambda: vmf.sample((2,), generator=generator), backend="eager")
-    with pytest.raises(RuntimeError, match=r"generator= cannot be used inside torch\.compile"):
-        compiled()
+    found = torch.compile(draw, backend="eager")(torch.Generator().manual_seed(1))
+    assert torch.equal(found, draw(torch.Generator().manual_seed(1)))

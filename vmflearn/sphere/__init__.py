@@ -8,6 +8,7 @@ from vmflearn.sphere.bessel import concentration_from_length, log_iv, log_normal
 from vmflearn.sphere.distribution import VonMisesFisher
 from vmflearn.sphere.divergence import bregman_divergence as _registers_kl_divergences  # noqa: F401
 from vmflearn.sphere.hyperspherical_uniform import HypersphericalUniform
+from vmflearn.sphere.power_spherical import PowerSpherical
 from vmflearn.sphere.product import normalized_product
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HypersphericalUniform",
+    "PowerSpherical",
     "VonMisesFisher",
     "VonMisesFisherMixture",
     "choose_components",

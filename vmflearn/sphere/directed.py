@@ -108,17 +108,16 @@ class DirectedDistribution(Distribution):
         """
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating-point dtype, got {dtype}; pass for example torch.float32")
-        loc = self.loc.to(device=device, dtype=dtype)
+        loc, concentration = self.loc.to(dtype=dtype), self.concentration.to(dtype=dtype)
         if torch.finfo(loc.dtype).eps < torch.finfo(self.loc.dtype).eps:
             loc = directions(loc)
-        concentration = self.concentration.to(device=device, dtype=dtype)
-        lost = torch.isinf(concentration).to(self.device) & ~torch.isinf(self.concentration)
-        if is_visible(concentration) and bool(lost.any()):
+        kept = torch.isfinite(concentration) | torch.isinf(self.concentration)
+        if is_visible(concentration) and not bool(kept.all()):
             raise ValueError(
-                f"concentration {first_offender(self.concentration, ~lost)} has no finite value in {dtype}: it would "
+                f"concentration {first_offender(self.concentration, kept)} has no finite value in {dtype}: it would "
                 "become a point mass"
             )
-        return self._with(loc, concentration)
+        return self._with(loc.to(device), concentration.to(device))
 
     def __getitem__(self: Own, index: Any) -> Own:
         """Part of the batch, as indexing tensors of the batch shape takes it."""
