@@ -164,11 +164,40 @@ def test_named_columns_from_a_transformer_with_set_output():
     assert pipeline.predict(frame).shape == (40,)
 
 
+# A subset in which every two values of the three settings meet; the rest is slow.
+COMBINATIONS = [
+    pytest.param(concentration, assignment, init, marks=() if fast else pytest.mark.slow)
+    for concentration, assignment, init, fast in (
+        ("free", "soft", "merge", True),
+        ("free", "soft", "k-means++", False),
+        ("free", "soft", "random", False),
+        ("free", "hard", "merge", False),
+        ("free", "hard", "k-means++", True),
+        ("free", "hard", "random", True),
+        ("tied", "soft", "merge", False),
+        ("tied", "soft", "k-means++", True),
+        ("tied", "soft", "random", True),
+        ("tied", "hard", "merge", True),
+        ("tied", "hard", "k-means++", False),
+        ("tied", "hard", "random", False),
+    )
+]
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("settings", [{}, {"n_components": 4}])
-def test_scikit_learn_estimator_checks(settings):
-    """With 2 (the default) and 4, the numbers of columns that scikit-learn's sparse checks expect of predict_proba."""
-    results = check_estimator(VonMisesFisherMixture(**settings), on_skip=None, on_fail=None)
+@pytest.mark.parametrize(("concentration", "assignment", "init"), COMBINATIONS)
+def test_scikit_learn_estimator_checks(concentration, assignment, init):
+    """With 2 components and, in some, 4: the numbers of columns that its sparse checks expect of predict_proba."""
+    n_components = 4 if init == "k-means++" else 2
+    mixture = VonMisesFisherMixture(
+        n_components,
+        concentration=concentration,
+        assignment=assignment,
+        init=init,
+        tol=1e-2,
+        warm_start=init == "random",
+    )
+    results = check_estimator(mixture, on_skip=None, on_fail=None)
     failed = [f"{r['check_name']}: {r['exception']}" for r in results if r["status"] not in ("passed", "skipped")]
     assert failed == []
     assert sum(r["status"] == "passed" for r in results) >= 40

@@ -71,7 +71,7 @@ class DirectedDistribution(Distribution):
 
     def _with(self: Own, loc: Tensor, concentration: Tensor, instance: Any = None) -> Own:
         """The same distribution with other parameters, which are right already."""
-        new: Own = self._get_checked_instance(type(self), instance)
+        new: Own = self._get_checked_instance(DirectedDistribution, instance)  # refuses heirs with other constructors
         DirectedDistribution._set(new, loc, concentration, self._validate_args)
         return new
 

@@ -90,9 +90,17 @@ def _bend(kappa: Tensor, dim: int) -> Tensor:
     return total
 
 
-@cache
 def _rule() -> tuple[tuple[float, float], ...]:
     """Nodes and weights on (0, 1)."""
+    return _cached_rule()
+
+
+# What torch.compiler.assume_constant_result does, which imports the whole compiler for it: two seconds.
+_rule._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@cache
+def _cached_rule() -> tuple[tuple[float, float], ...]:
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     return tuple(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
 
