@@ -215,8 +215,8 @@ def test_gradient_in_the_concentration_at_zero() -> None:
     assert kappa.grad.item() == pytest.approx(math.log(0.8) + 1, rel=1e-14)  # psi(2) - psi(1) = 1
 
 
-def test_as_close_to_von_mises_fisher_as_chapter_2_says() -> None:
-    """At the same mean the divergence is below a hundredth of a nat."""
+def test_close_to_the_von_mises_fisher_distribution_of_the_same_mean() -> None:
+    """The divergence is below a hundredth of a nat, where chapter 2 has it the other way."""
     for dim, kappa in ((3, 10.0), (256, 10.0), (256, 100.0), (256, 1000.0)):
         vmf = VonMisesFisher(basis(dim), kappa)
         length = vmf.mean[0].item()
