@@ -73,3 +73,5 @@ def test_bad_arguments(arguments, message):
         choose_components(VonMisesFisherMixture(), rows(6), *arguments)
     with pytest.raises(ValueError, match="n_folds must be an integer >= 2, got 1"):
         choose_components(VonMisesFisherMixture(), rows(6), [1], "held-out", n_folds=1)
+    with pytest.raises(ValueError, match=r"sample_weight has shape \(7,\): give one weight per row, \(6,\)"):
+        choose_components(VonMisesFisherMixture(), rows(6), [1], "held-out", sample_weight=np.ones(7), n_folds=2)

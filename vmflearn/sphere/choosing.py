@@ -74,7 +74,10 @@ def choose_components(
     for number in numbers:
         check_count("each of candidates", number)
     check_count("n_folds", n_folds, least=2)
+    n_rows = _num_samples(X)
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    if weights is not None and weights.shape != (n_rows,):
+        raise ValueError(f"sample_weight has shape {weights.shape}: give one weight per row, ({n_rows},)")
 
     def fitted(number: int, rows: Any, weights: np.ndarray | None) -> VonMisesFisherMixture:
         one: VonMisesFisherMixture = clone(mixture).set_params(n_components=number)
@@ -85,7 +88,7 @@ def choose_components(
         scores = np.array([getattr(one, criterion)(X, sample_weight=weights) for one in fits])
         best = int(scores.argmin())
         return Choice(criterion, numbers, scores, numbers[best], fits[best])
-    folds = list(KFold(n_folds, shuffle=True, random_state=mixture.random_state).split(np.empty(_num_samples(X))))
+    folds = list(KFold(n_folds, shuffle=True, random_state=mixture.random_state).split(np.empty(n_rows)))
     totals = np.zeros((len(numbers), 2))  # log-likelihood and number of the rows left out
     for rest, fold in folds:
         own, others = (None if weights is None else weights[part] for part in (fold, rest))

@@ -111,7 +111,7 @@ class DirectedDistribution(Distribution):
         loc, concentration = self.loc.to(dtype=dtype), self.concentration.to(dtype=dtype)
         if torch.finfo(loc.dtype).eps < torch.finfo(self.loc.dtype).eps:
             loc = directions(loc)
-        kept = torch.isfinite(concentration) | torch.isinf(self.concentration)
+        kept = ~torch.isinf(concentration) | torch.isinf(self.concentration)
         if is_visible(concentration) and not bool(kept.all()):
             raise ValueError(
                 f"concentration {first_offender(self.concentration, kept)} has no finite value in {dtype}: it would "

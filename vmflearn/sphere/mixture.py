@@ -236,7 +236,8 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         ------
         ValueError
             A parameter out of range; NaN or infinity in X; fewer than two features; fewer rows that have a direction
-            and positive weight than components; negative weights; with ``normalize=False``, rows not of unit length.
+            and positive weight than components; negative weights; with ``normalize=False``, rows not of unit length;
+            with ``warm_start``, another number of components or features than before.
         """
         anew = not goes_on(self)
         data = data_of(self, X, sample_weight, first=anew, reset=anew)
