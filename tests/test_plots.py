@@ -3,7 +3,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from vmflearn.plots import COLORS, INK, book_style, image_grid
+from vmflearn.plots import COLORS, INK, book_style, component_scores, image_grid
+from vmflearn.sphere import VonMisesFisherMixture
+from vmflearn.sphere.choosing import Choice
 
 
 def luminance(color):
@@ -37,4 +39,16 @@ def test_image_grid_shows_each_image_and_hides_the_rest():
     assert all(np.array_equal(images[0], picture) for images, picture in zip(shown, pictures, strict=False))
     assert not any(axis.axison for axis in axes.ravel())
     assert [axis.get_title() for axis in axes.ravel()] == ["a", "b", "c", ""]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("criterion", ["bic", "aic", "held-out"])
+def test_component_scores_are_drawn_in_order_and_the_smallest_is_marked(criterion):
+    figure, axis = plt.subplots()
+    choice = Choice(criterion, [3, 1, 2], np.array([-5.0, 4.0, -6.0]), 2, VonMisesFisherMixture(2))
+    component_scores(axis, choice)
+    line, mark = axis.get_lines()
+    assert line.get_xydata().tolist() == [[1, 4], [2, -6], [3, -5]]
+    assert mark.get_xydata().tolist() == [[2, -6]]
+    assert axis.get_ylabel()
     plt.close(figure)

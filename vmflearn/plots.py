@@ -1,10 +1,18 @@
 """Figures used in more than one chapter, and the style that all of them share."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from vmflearn.sphere.choosing import Choice
 
 COLORS = ("#1f6fb4", "#e08214", "#4d9e5f", "#c24b6e", "#7f7fd0", "#8a8a8a")
 """Six hues of rising then falling lightness: told apart in grey, and readable on a light and on a dark page."""
@@ -62,3 +70,21 @@ def image_grid(axes: ArrayLike, images: ArrayLike, titles: list[str] | None = No
             axis.imshow(np.asarray(images)[i], cmap="viridis", interpolation="nearest")
             if titles is not None:
                 axis.set_title(titles[i], fontsize=8)
+
+
+def component_scores(axis: Axes, choice: Choice) -> None:
+    """Draw the scores of numbers of components, and mark the smallest.
+
+    Parameters
+    ----------
+    axis : matplotlib axis
+        Drawn on; its labels are set.
+    choice : vmflearn.sphere.choosing.Choice
+        As `vmflearn.sphere.choose_components` returns it.
+    """
+    order = np.argsort(choice.n_components)
+    axis.plot(np.array(choice.n_components)[order], choice.scores[order], color=COLORS[0], marker="o", linestyle="-")
+    axis.plot(choice.best, choice.scores.min(), color=COLORS[1], marker="o", markersize=10, linestyle="none")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    names = {"bic": "BIC", "aic": "AIC", "held-out": "loss of a row left out, nats"}
+    axis.set(xlabel="number of components", ylabel=names[choice.criterion])

@@ -13,6 +13,7 @@ from vmflearn.sphere.initialization import (
     parameters_from_directions,
     plus_plus_seeds,
 )
+from vmflearn.sphere.row_numbers import bits_of, random_multipliers, uniform_numbers
 from vmflearn.sphere.rows import dense_rows
 
 
@@ -91,7 +92,8 @@ def test_random_responsibilities_add_up():
     assert float(statistics.masses.sum()) == pytest.approx(55.0)
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     np.testing.assert_allclose(statistics.resultants.sum(dim=0), np.arange(11.0) @ unit, rtol=1e-12)
-    r = np.random.RandomState(0).random_sample((11, 4))
+    multipliers = random_multipliers(3, np.random.RandomState(0))
+    r = np.array([uniform_numbers(bits_of(row[None]) @ multipliers, 4)[0] for row in unit])
     r /= r.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(statistics.masses, np.arange(11.0) @ r, rtol=1e-12)
     model = Model("free", "soft", 0.0, 1e-8)

@@ -6,10 +6,11 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from vmflearn.data.household import load_household
@@ -94,6 +95,35 @@ def test_score_with_weights_counts_rows_again():
         mixture.score(X, sample_weight=-np.ones(40))
 
 
+def test_criteria_with_weights_count_rows_again():
+    X, weights = load_household().X, np.arange(40) % 3
+    mixture = VonMisesFisherMixture(2, random_state=0).fit(X)
+    repeated = np.repeat(X, weights, axis=0)
+    assert mixture.bic(X, sample_weight=weights) == pytest.approx(mixture.bic(repeated))
+    assert mixture.aic(X, sample_weight=weights) == pytest.approx(mixture.aic(repeated))
+
+
+def test_weights_reach_fit_and_score_through_a_grid_search(planted):
+    """scikit-learn's metadata routing, against the same folds by hand."""
+    X, _, _ = planted([0.5, 0.5], [[1, 0, 0], [0, 1, 1]], [30.0, 30.0], 90)
+    weights = np.random.default_rng(0).integers(0, 4, size=90)
+    with config_context(enable_metadata_routing=True):
+        mixture = VonMisesFisherMixture(random_state=0, tol=1e-4)
+        mixture.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        pipeline = make_pipeline(FunctionTransformer(), mixture)
+        search = GridSearchCV(pipeline, {"vonmisesfishermixture__n_components": [1, 2]}, cv=3)
+        search.fit(X, sample_weight=weights)
+        for n_components, found in zip((1, 2), search.cv_results_["mean_test_score"], strict=True):
+            by_hand = []
+            for fold in np.split(np.arange(90), 3):
+                rest = np.setdiff1d(np.arange(90), fold)
+                one = VonMisesFisherMixture(n_components, random_state=0, tol=1e-4)
+                one.fit(X[rest], sample_weight=weights[rest])
+                by_hand.append(one.score(np.repeat(X[fold], weights[fold], axis=0)))
+            assert found == pytest.approx(np.mean(by_hand))
+        assert search.score(X, sample_weight=weights) == pytest.approx(search.score(np.repeat(X, weights, axis=0)))
+
+
 def test_the_mixture_as_a_distribution_of_torch():
     X = load_household().X
     mixture = VonMisesFisherMixture(3, random_state=0).fit(X)
@@ -134,11 +164,40 @@ def test_named_columns_from_a_transformer_with_set_output():
     assert pipeline.predict(frame).shape == (40,)
 
 
+# A subset in which every two values of the three settings meet; the rest is slow.
+COMBINATIONS = [
+    pytest.param(concentration, assignment, init, marks=() if fast else pytest.mark.slow)
+    for concentration, assignment, init, fast in (
+        ("free", "soft", "merge", True),
+        ("free", "soft", "k-means++", False),
+        ("free", "soft", "random", False),
+        ("free", "hard", "merge", False),
+        ("free", "hard", "k-means++", True),
+        ("free", "hard", "random", True),
+        ("tied", "soft", "merge", False),
+        ("tied", "soft", "k-means++", True),
+        ("tied", "soft", "random", True),
+        ("tied", "hard", "merge", True),
+        ("tied", "hard", "k-means++", False),
+        ("tied", "hard", "random", False),
+    )
+]
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("settings", [{}, {"n_components": 4}])
-def test_scikit_learn_estimator_checks(settings):
-    """With 2 (the default) and 4, the numbers of columns that scikit-learn's sparse checks expect of predict_proba."""
-    results = check_estimator(VonMisesFisherMixture(**settings), on_skip=None, on_fail=None)
+@pytest.mark.parametrize(("concentration", "assignment", "init"), COMBINATIONS)
+def test_scikit_learn_estimator_checks(concentration, assignment, init):
+    """With 2 components and, in some, 4: the numbers of columns that its sparse checks expect of predict_proba."""
+    n_components = 4 if init == "k-means++" else 2
+    mixture = VonMisesFisherMixture(
+        n_components,
+        concentration=concentration,
+        assignment=assignment,
+        init=init,
+        tol=1e-2,
+        warm_start=init == "random",
+    )
+    results = check_estimator(mixture, on_skip=None, on_fail=None)
     failed = [f"{r['check_name']}: {r['exception']}" for r in results if r["status"] not in ("passed", "skipped")]
     assert failed == []
     assert sum(r["status"] == "passed" for r in results) >= 40

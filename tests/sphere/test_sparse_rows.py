@@ -3,6 +3,7 @@
 import tracemalloc
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from scipy import sparse
@@ -43,6 +44,22 @@ def test_sparse_equals_dense(form, assignment, init):
         with pytest.warns(UserWarning, match="zeros"):
             mixture.partial_fit(batch)
     np.testing.assert_allclose(found.means_, expected.means_, atol=1e-9)
+
+
+def test_a_frame_of_sparse_columns_is_a_sparse_matrix_with_names():
+    X = random_rows()
+    names = [f"word {i}" for i in range(7)]
+    frame = pandas.DataFrame(X, columns=names).astype(pandas.SparseDtype(float, 0.0))
+    found = VonMisesFisherMixture(2, random_state=0, tol=1e-3).fit(frame)
+    expected = VonMisesFisherMixture(2, random_state=0, tol=1e-3).fit(sparse.csr_array(X))
+    np.testing.assert_array_equal(found.means_, expected.means_)
+    np.testing.assert_array_equal(found.predict_proba(frame), expected.predict_proba(sparse.csr_array(X)))
+    assert list(found.feature_names_in_) == names
+    mixed = frame.astype({"word 0": float})  # scikit-learn makes it dense, and says so
+    with pytest.warns(UserWarning, match="sparse columns found"):
+        np.testing.assert_allclose(found.score_samples(mixed), expected.score_samples(X), rtol=1e-8, atol=1e-9)
+    with pytest.raises(ValueError, match="fill value must be 0"):
+        found.fit(frame.astype(pandas.SparseDtype(float, np.nan)))
 
 
 def test_float32_stays_float32():

@@ -14,20 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.distributions import Distribution, constraints
 
-from vmflearn.sphere.arguments import Real, as_real_tensor, first_offender, in_transform, is_visible
-from vmflearn.sphere.constraints import check_unit_vectors, check_value, length_tolerance, unit_vector
+from vmflearn.sphere.arguments import Real, as_real_tensor, first_offender, in_transform
+from vmflearn.sphere.constraints import check_value, length_tolerance
+from vmflearn.sphere.directed import DirectedDistribution
 from vmflearn.sphere.estimation import maximum_likelihood
 from vmflearn.sphere.expansion import log_normalizer_at_zero
 from vmflearn.sphere.flat_limit import anywhere, spread
+from vmflearn.sphere.generators import accepts_generator
 from vmflearn.sphere.kernels import has_tangent
 from vmflearn.sphere.opaque_sampling import draw_opaque
 from vmflearn.sphere.reparameterization import pathwise
 from vmflearn.sphere.sampling import draw
 
 
-class VonMisesFisher(Distribution):
+class VonMisesFisher(DirectedDistribution):
     r"""The von Mises-Fisher distribution with mean direction ``loc`` and concentration ``concentration``.
 
     Parameters
@@ -62,46 +63,6 @@ class VonMisesFisher(Distribution):
     >>> vmf.sample((5,)).shape
     torch.Size([5, 3])
     """
-
-    arg_constraints = {"loc": unit_vector, "concentration": constraints.nonnegative}  # noqa: RUF012
-    support = unit_vector
-    has_rsample = True
-
-    def __init__(self, loc: Real, concentration: Real, validate_args: bool | None = None) -> None:
-        loc = as_real_tensor(loc, "loc", keep=True)
-        if loc.dim() < 1 or loc.shape[-1] < 2:
-            raise ValueError(f"loc must have shape (..., dim) with dim at least 2, got shape {tuple(loc.shape)}")
-        if isinstance(concentration, Tensor):
-            concentration = as_real_tensor(concentration, "concentration")
-        else:
-            dtype = torch.promote_types(loc.dtype, torch.float32)  # float16 ends at 65504
-            concentration = as_real_tensor(concentration, "concentration").to(loc.device, dtype)
-        if concentration.device != loc.device:
-            raise ValueError(
-                f"loc is on {loc.device} and concentration on {concentration.device}; move one with .to(device)"
-            )
-        checked = True if validate_args is None else validate_args
-        if checked and is_visible(concentration):
-            valid = concentration >= 0
-            if not bool(valid.all()):
-                raise ValueError(
-                    f"concentration must not be negative or NaN, got {first_offender(concentration, valid)}; "
-                    "0 is the uniform distribution, larger is narrower, inf is the point mass"
-                )
-        if checked:
-            check_unit_vectors(loc, "loc")
-        try:
-            batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"concentration of shape {tuple(concentration.shape)} does not broadcast against the batch shape "
-                f"{tuple(loc.shape[:-1])} of loc"
-            ) from error
-        self.loc = loc.expand(*batch_shape, loc.shape[-1])
-        self.concentration = concentration.expand(batch_shape)
-        # The parameters are checked above, with messages that name the value.
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
-        self._validate_args = checked
 
     @classmethod
     def fit(cls, X: Real, weights: Real | None = None) -> VonMisesFisher:
@@ -164,54 +125,20 @@ class VonMisesFisher(Distribution):
         return self.concentration.unsqueeze(-1) * self.loc
 
     @property
-    def dim(self) -> int:
-        """Number of coordinates p; the sphere is S^(p-1)."""
-        return self._event_shape[0]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of means and divergences, that of ``loc`` and ``concentration`` together; samples have that of loc."""
-        return torch.promote_types(self.loc.dtype, self.concentration.dtype)
-
-    def expand(self, batch_shape: Any, _instance: VonMisesFisher | None = None) -> VonMisesFisher:
-        """Return the distribution with its parameters broadcast to ``batch_shape``, without copying."""
-        new = self._get_checked_instance(VonMisesFisher, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(*batch_shape, self.dim)
-        new.concentration = self.concentration.expand(batch_shape)
-        super(VonMisesFisher, new).__init__(batch_shape, self._event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    def working_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``loc`` and ``concentration`` in at least float32, 1 in place of infinities, and where those were."""
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        infinite = torch.isinf(self.concentration)
-        return self.loc.to(dtype), torch.where(infinite, 1.0, self.concentration).to(dtype), infinite
-
-    @property
     def mean(self) -> Tensor:
         r"""Mean vector :math:`A_p(\kappa)\,\mu`, of shape (..., dim); it lies inside the sphere."""
         loc, kappa, infinite = self.working_parameters()
         length = torch.where(infinite, 1.0, anywhere(kappa, self.dim, "length"))
         return (length.unsqueeze(-1) * loc).to(self.dtype)
 
-    @property
-    def mode(self) -> Tensor:
-        """The direction of highest density, ``loc`` (at concentration 0 every direction is one)."""
-        return self.loc
-
-    @property
-    def variance(self) -> Tensor:
-        r"""Variance of each coordinate, (..., dim): :math:`A'\mu_i^2 + (A/\kappa)(1 - \mu_i^2)`."""
-        loc, kappa, infinite = self.working_parameters()
+    def _variances(self) -> tuple[Tensor, Tensor]:
+        r""":math:`A'` along the mean direction and :math:`A/\kappa` across it."""
+        _, kappa, infinite = self.working_parameters()
         positive = kappa > 0
         safe = torch.where(positive, kappa, 1.0)
         along = torch.where(infinite, 0.0, anywhere(kappa, self.dim, "slope"))
         across = torch.where(positive, anywhere(safe, self.dim, "length") / safe, 1 / self.dim)
-        across = torch.where(infinite, 0.0, across)
-        squared = loc**2
-        return (along.unsqueeze(-1) * squared + across.unsqueeze(-1) * (1 - squared)).to(self.dtype)
+        return along, torch.where(infinite, 0.0, across)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Log-density with respect to surface measure.
@@ -235,19 +162,24 @@ class VonMisesFisher(Distribution):
         at_loc = 2 * gap <= length_tolerance(torch.promote_types(value.dtype, self.loc.dtype)) ** 2
         return torch.where(infinite, torch.where(at_loc, torch.inf, -torch.inf), finite).to(result)
 
+    @accepts_generator
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        r"""Draw unit vectors of shape (\*sample_shape, \*batch_shape, dim) with torch's global generator."""
+        r"""Draw unit vectors of shape (\*sample_shape, \*batch_shape, dim), from torch's global generator or another.
+
+        ``generator=`` takes a ``torch.Generator`` of the device of the samples (not inside ``torch.compile``).
+        """
         if torch.compiler.is_compiling() or in_transform():
             return draw_opaque(self.loc.contiguous(), self.concentration.contiguous(), torch.Size(sample_shape))[0]
         sample, _ = draw(self.loc, self.concentration, torch.Size(sample_shape))
         return sample
 
+    @accepts_generator
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         r"""Draw what `sample` draws from the same state of the generator, differentiable in the parameters, once.
 
         The gradients are unbiased: :math:`\nabla\,\mathrm E\,g(x)` is the mean of those of :math:`g(x)`. That in
-        ``loc`` is tangent to the sphere, as if ``loc`` were normalised first. Shape as in `sample`.
+        ``loc`` is tangent to the sphere, as if ``loc`` were normalised first. Shape and generator as in `sample`.
         """
         sample_shape = torch.Size(sample_shape)
         if torch.compiler.is_compiling() or in_transform():

@@ -25,6 +25,8 @@ from vmflearn.sphere.distribution import VonMisesFisher
 from vmflearn.sphere.flat_limit import anywhere, flat_from
 from vmflearn.sphere.hyperspherical_uniform import HypersphericalUniform
 from vmflearn.sphere.kernels import length_derivative_kernel
+from vmflearn.sphere.power_normalizer import divergence_from_uniform, divergence_to_uniform
+from vmflearn.sphere.power_spherical import PowerSpherical
 
 # The nearest singularity of A', a zero of the Bessel function, is three half-widths of the interval away at least:
 # the error of the rule falls by the factor (3 + sqrt 8)^2 = 34 with each node.
@@ -95,6 +97,44 @@ def _kl_uniform_uniform(p: HypersphericalUniform, q: HypersphericalUniform) -> T
     """Zero."""
     _check_dims(p.dim, q.dim)
     return _broadcast_to_batch(torch.zeros_like(p.entropy()), q)
+
+
+@register_kl(PowerSpherical, HypersphericalUniform)
+def _kl_power_uniform(p: PowerSpherical, q: HypersphericalUniform) -> Tensor:
+    r""":math:`D - \kappa D'`, with D of `vmflearn.sphere.power_normalizer`."""
+    _check_dims(p.dim, q.dim)
+    _, kappa, infinite = p.working_parameters()
+    divergence = torch.where(infinite, torch.inf, divergence_to_uniform(kappa, p.dim))
+    return _broadcast_to_batch(divergence.to(p.dtype), q)
+
+
+@register_kl(HypersphericalUniform, PowerSpherical)
+def _kl_uniform_power(p: HypersphericalUniform, q: PowerSpherical) -> Tensor:
+    r""":math:`\kappa D'(0) - D`."""
+    _check_dims(p.dim, q.dim)
+    _, kappa, infinite = q.working_parameters()
+    divergence = torch.where(infinite, torch.inf, divergence_from_uniform(kappa, q.dim))
+    return _broadcast_to_batch(divergence.to(q.dtype), p)
+
+
+@register_kl(PowerSpherical, VonMisesFisher)
+def _kl_power_vmf(p: PowerSpherical, q: VonMisesFisher) -> Tensor:
+    r"""That to uniform, plus :math:`\log H(\kappa_q) - \kappa_q m\,\mu_p^\top\mu_q`, m being the length of the mean."""
+    _check_dims(p.dim, q.dim)
+    loc_p, kappa_p, infinite_p = p.working_parameters()
+    loc_q, kappa_q, infinite_q = q.working_parameters()
+    kappa_p, kappa_q, infinite_p, infinite_q = broadcast_all(kappa_p, kappa_q, infinite_p, infinite_q)
+    gap = ((loc_p - loc_q) ** 2).sum(-1) / 2
+    short = (p.dim - 1) / (kappa_p + (p.dim - 1))  # 1 - m
+    length = kappa_p / (kappa_p + (p.dim - 1))
+    near = anywhere(kappa_q, p.dim, "log_h") - kappa_q * length
+    far = kappa_q * short - anywhere(kappa_q, p.dim, "excess")
+    tilt = torch.where(length < 0.5, near, far) + kappa_q * length * gap
+    divergence = divergence_to_uniform(kappa_p, p.dim) + tilt
+    tolerance = length_tolerance(torch.promote_types(p.loc.dtype, q.loc.dtype))
+    same = infinite_p & infinite_q & (2 * gap <= tolerance**2)
+    divergence = torch.where(infinite_p | infinite_q, torch.where(same, 0.0, torch.inf), divergence)
+    return divergence.to(torch.promote_types(p.dtype, q.dtype))
 
 
 def _broadcast_to_batch(divergence: Tensor, other: HypersphericalUniform) -> Tensor:

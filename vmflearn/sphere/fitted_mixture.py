@@ -70,6 +70,12 @@ class FittedMixture:
         weights /= weights.max(initial=0.0) or 1.0
         return float(log_likelihoods @ weights) / (float(weights.sum()) or 1.0)
 
+    def total_log_likelihood(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, float]:
+        """Sum of `score_samples`, and the number of rows that are not zero, both counted with weights (n,) if given."""
+        log_likelihoods, is_zero = self._row_log_likelihoods(X)
+        weights = row_weights(is_zero, sample_weight, warn=False)
+        return float((log_likelihoods * weights).sum()), float(weights.sum())
+
     def to_distribution(self) -> MixtureSameFamily:
         """The fitted mixture as a ``torch.distributions.MixtureSameFamily`` in float64 on the CPU."""
         from torch.distributions import Categorical, MixtureSameFamily
@@ -80,18 +86,18 @@ class FittedMixture:
         weights, means, concentrations = (p.clone() for p in self._parameters())
         return MixtureSameFamily(Categorical(weights), VonMisesFisher(means, concentrations))
 
-    def bic(self, X: ArrayLike) -> float:
+    def bic(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Bayesian information criterion, -2 log f(X) + df log n (the smaller the better).
 
-        df = K (p - 1) directions + K - 1 weights + K concentrations (one if tied).
+        df = K (p - 1) directions + K - 1 weights + K concentrations (one if tied). Weights (n,) count rows again: n is
+        their sum, so that their scale matters.
         """
-        log_likelihoods, is_zero = self._row_log_likelihoods(X)
-        n_rows = int((~is_zero).sum())
-        return -2.0 * float(log_likelihoods.sum()) + self._n_free_parameters() * math.log(max(n_rows, 1))
+        total, n_rows = self.total_log_likelihood(X, sample_weight)
+        return -2.0 * total + self._n_free_parameters() * math.log(n_rows or 1.0)
 
-    def aic(self, X: ArrayLike) -> float:
-        """Akaike information criterion, -2 log f(X) + 2 df, df as in `bic` (the smaller the better)."""
-        return -2.0 * float(self.score_samples(X).sum()) + 2.0 * self._n_free_parameters()
+    def aic(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Akaike information criterion, -2 log f(X) + 2 df, df and weights as in `bic` (the smaller the better)."""
+        return -2.0 * self.total_log_likelihood(X, sample_weight)[0] + 2.0 * self._n_free_parameters()
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the fitted mixture.

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from vmflearn.sphere.arguments import check_dim
 from vmflearn.sphere.constraints import check_value, unit_vector
 from vmflearn.sphere.expansion import log_normalizer_at_zero
+from vmflearn.sphere.generators import accepts_generator
 from vmflearn.sphere.sampling import draw
 
 
@@ -68,6 +69,16 @@ class HypersphericalUniform(Distribution):
         """Number of coordinates p; the sphere is S^(p-1)."""
         return self._event_shape[0]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of samples, means and divergences."""
+        return self._pole.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of samples."""
+        return self._pole.device
+
     def expand(self, batch_shape: Any, _instance: HypersphericalUniform | None = None) -> HypersphericalUniform:
         """Return the distribution with another batch shape; the present one must broadcast to it."""
         new = self._get_checked_instance(HypersphericalUniform, _instance)
@@ -76,6 +87,19 @@ class HypersphericalUniform(Distribution):
         super(HypersphericalUniform, new).__init__(batch_shape, self._event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> HypersphericalUniform:
+        """Return the distribution with samples on another device, or of another floating-point dtype."""
+        return HypersphericalUniform(
+            self.dim, self._batch_shape, dtype or self.dtype, device or self.device, self._validate_args
+        )
+
+    def __getitem__(self, index: Any) -> HypersphericalUniform:
+        """Part of the batch, as indexing tensors of the batch shape takes it."""
+        if not self._batch_shape:
+            raise TypeError("this HypersphericalUniform has no batch to index: its batch shape is empty")
+        batch_shape = torch.empty(()).expand(self._batch_shape)[index].shape
+        return HypersphericalUniform(self.dim, batch_shape, self.dtype, self.device, self._validate_args)
 
     @property
     def mean(self) -> Tensor:
@@ -87,6 +111,11 @@ class HypersphericalUniform(Distribution):
         """Variance of each coordinate, 1 / dim."""
         return torch.full_like(self._pole, 1 / self.dim).expand(self._extended_shape())
 
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """Covariances of the coordinates, (..., dim, dim): the identity divided by dim."""
+        return torch.diag_embed(self.variance)
+
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Log-density with respect to surface measure, :math:`\log C_p(0)` everywhere; ``value`` (..., dim)."""
         if self._validate_args:
@@ -95,11 +124,17 @@ class HypersphericalUniform(Distribution):
         dtype = torch.promote_types(value.dtype, self._pole.dtype)
         return torch.full(shape, log_normalizer_at_zero(self.dim), dtype=dtype, device=value.device)
 
+    @accepts_generator
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        r"""Draw unit vectors of shape (\*sample_shape, \*batch_shape, dim); there is no parameter to differentiate."""
+        r"""Draw unit vectors of shape (\*sample_shape, \*batch_shape, dim); there is no parameter to differentiate.
+
+        ``generator=`` as in `VonMisesFisher.sample`.
+        """
         shape = torch.Size(sample_shape) + self._batch_shape
         with torch.no_grad():
             return draw(self._pole, self._pole.new_zeros(()), shape)[0]
+
+    sample = rsample
 
     def entropy(self) -> Tensor:
         """Differential entropy, the logarithm of the area of the sphere; (...)."""

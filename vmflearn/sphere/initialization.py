@@ -6,9 +6,11 @@ moves no component across. So several times K seeds are drawn, rows are grouped 
 k-means, and the groups are joined, two at a time, until K are left (`vmflearn.sphere.merging`): resultants of groups
 are directions of many rows, whose closeness can be trusted.
 
-Seeds are drawn along an order of the rows that depends on their values alone, never on their place in the table: with
-the same random state, shuffled rows start from the same seeds, and a row of weight two counts as the row written twice.
-(That holds up to `SEED_ROWS` rows; of more, a sample by place is taken first.)
+**Whatever is drawn depends on the values of the rows and their weights**, never on their place in the table: with the
+same random state, shuffled rows start from the same parameters, and a row of weight two counts as the row written
+twice. Seeds are drawn by weight along an order of the rows that a random projection gives. So is the sample that is
+taken of more than `SEED_ROWS` rows (a table on either side of that number is another matter), and random shares come
+from a hash of the values (`vmflearn.sphere.row_numbers`).
 
 With several processes the first one draws and tells the others, so that the start is that of one process which holds
 all rows, stacked in the order of the ranks.
@@ -18,13 +20,13 @@ import math
 
 import numpy as np
 import torch
-from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
-from vmflearn.distributed import broadcast_from_first, gather_rows, is_distributed, rank, sum_over_processes
+from vmflearn.distributed import broadcast_from_first, gather_rows, rank, sum_over_processes
 from vmflearn.sphere.directions import directions
 from vmflearn.sphere.em import Data, Model, Parameters, Statistics, Sums, concentration_of, labels_of, m_step
 from vmflearn.sphere.merging import merge
+from vmflearn.sphere.row_numbers import random_multipliers, uniform_numbers
 from vmflearn.sphere.rows import DenseRows
 from vmflearn.sphere.sparse_rows import SparseRows
 
@@ -103,7 +105,7 @@ def plus_plus_seeds(data: Data, n_components: int, random: np.random.RandomState
     Vassilvitskii, SODA 2007, for the plane; the greedy draws are scikit-learn's). When fewer distinct rows than
     components exist, the seeds that remain are drawn by weight alone and repeat rows.
 
-    Of more than ``max(SEED_ROWS, 4 K)`` rows of positive weight an equal-probability sample of that size is used.
+    Of more than ``max(SEED_ROWS, 4 K)`` rows of positive weight a sample of that size, drawn by weight, is used.
 
     Returns
     -------
@@ -119,15 +121,30 @@ def plus_plus_seeds(data: Data, n_components: int, random: np.random.RandomState
 
 
 def _rows_for_seeding(data: Data, limit: int, random: np.random.RandomState) -> tuple[DenseRows | SparseRows, Tensor]:
-    """Rows of positive weight of all processes and their weights, or `limit` of them drawn alike."""
+    """Rows of positive weight of all processes and their weights, or those of `limit` draws and how often they came."""
     index = torch.nonzero(data.weights > 0)[:, 0]
+    weights = data.weights[index]
     if data.n_rows > limit:
-        places = np.sort(sample_without_replacement(data.n_rows, limit, random_state=random))
-        sizes = gather_rows(torch.tensor([len(index)]))
-        before = int(sizes[: rank()].sum())
-        chosen = broadcast_from_first(torch.from_numpy(places.astype(np.int64))) - before
-        index = index[chosen[(chosen >= 0) & (chosen < len(index))].to(index.device)]
-    return data.rows.take(index).gathered(), gather_rows(data.weights[index])
+        weights = _times_drawn(data, index, limit, random).to(weights)
+        index, weights = index[weights > 0], weights[weights > 0]
+    return data.rows.take(index).gathered(), gather_rows(weights)
+
+
+def _times_drawn(data: Data, index: Tensor, limit: int, random: np.random.RandomState) -> Tensor:
+    """How often each row of ``index`` is met by `limit` steps of equal weight along the order of a projection.
+
+    The processes exchange 16 bytes a row.
+    """
+    drawn = broadcast_from_first(torch.from_numpy(random.standard_normal(data.rows.dim + 1)))
+    axis = drawn[None, 1:].to(data.rows.device, data.rows.dtype)
+    heights = torch.cat([chunk.products(axis)[0] for _, chunk in data.rows.chunks(GROUPING_ROWS)])[index]
+    table = gather_rows(torch.stack([heights.double(), data.weights[index]], dim=1).cpu())
+    before = int(gather_rows(torch.tensor([len(index)]))[: rank()].sum())
+    order = torch.argsort(table[:, 0], stable=True)
+    running = table[order, 1].cumsum(0)
+    first = torch.special.ndtr(drawn[0])  # uniform
+    met = torch.searchsorted(running, (torch.arange(limit) + first) * (running[-1] / limit), right=True)
+    return torch.bincount(order[met.clamp(max=len(order) - 1)], minlength=len(order))[before : before + len(index)]
 
 
 def _draw_seeds(
@@ -190,35 +207,11 @@ def parameters_from_directions(data: Data, directions: Tensor, floor: float, chu
 
 
 def random_statistics(data: Data, n_components: int, chunk_size: int, random: np.random.RandomState) -> Statistics:
-    """Statistics of responsibilities drawn at random, uniform numbers divided by their sum in each row.
-
-    All processes draw from one stream, and each passes over the numbers of the rows of the others.
-    """
-    random = _same_stream(random)
-    sizes = gather_rows(torch.tensor([len(data.rows)]))
+    """Statistics of responsibilities drawn at random, uniform numbers divided by their sum in each row."""
+    multipliers = broadcast_from_first(torch.from_numpy(random_multipliers(data.rows.dim, random))).numpy()
     sums = Sums(data.rows, n_components)
-    _pass_over(random, int(sizes[: rank()].sum()), n_components, chunk_size)
     for where, chunk in data.rows.chunks(chunk_size):
-        drawn = torch.from_numpy(random.random_sample((where.stop - where.start, n_components)).T)
+        drawn = torch.from_numpy(uniform_numbers(chunk.hashes(multipliers), n_components).T)
         drawn = drawn.to(data.rows.device, data.rows.dtype)
         sums.add(chunk, drawn, data.weights[where].to(drawn.dtype) / drawn.sum(dim=0))
-    _pass_over(random, int(sizes[rank() + 1 :].sum()), n_components, chunk_size)
     return sums.over_processes(sums.masses.new_zeros(()))[0]
-
-
-def _same_stream(random: np.random.RandomState) -> np.random.RandomState:
-    """The first process's stream of uniform numbers, on every process."""
-    if not is_distributed():
-        return random
-    _, keys, position, *_ = random.get_state()
-    state = broadcast_from_first(torch.from_numpy(np.append(np.asarray(keys, dtype=np.int64), position))).numpy()
-    if rank() == 0:
-        return random
-    stream = np.random.RandomState(0)
-    stream.set_state(("MT19937", state[:-1].astype(np.uint32), int(state[-1]), 0, 0.0))
-    return stream
-
-
-def _pass_over(random: np.random.RandomState, n_rows: int, n_components: int, chunk_size: int) -> None:
-    for first in range(0, n_rows, chunk_size):
-        random.random_sample((min(chunk_size, n_rows - first), n_components))

@@ -1,8 +1,8 @@
 """Mixtures of von Mises-Fisher components as a scikit-learn estimator.
 
 The mathematics is in `vmflearn.sphere.em` (paper, section 3.2 and Eq. 2), one start in `vmflearn.sphere.fitting`, the
-stream in `vmflearn.sphere.online`, checks in `vmflearn.sphere.mixture_checks`, what a fitted mixture says in
-`vmflearn.sphere.fitted_mixture`; here it is fitted.
+stream in `vmflearn.sphere.online`, what it starts from in `vmflearn.sphere.mixture_start`, checks in
+`vmflearn.sphere.mixture_checks`, what a fitted mixture says in `vmflearn.sphere.fitted_mixture`; here it is fitted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from vmflearn.sphere.em import (
 )
 from vmflearn.sphere.fitted_mixture import FittedMixture
 from vmflearn.sphere.fitting import Fit, reseed, run_em
-from vmflearn.sphere.initialization import first_parameters
-from vmflearn.sphere.mixture_checks import data_of, init_of
+from vmflearn.sphere.mixture_checks import data_of
+from vmflearn.sphere.mixture_start import goes_on, refuse_another_number, start_of
 from vmflearn.sphere.mixture_warnings import warn_about_components, warn_about_convergence
 from vmflearn.sphere.online import blend, per_unit_weight, step_size
 
@@ -55,13 +55,19 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
     init : {"merge", "k-means++", "random"} or array of shape (n_components, n_features), default="merge"
         Directions of 3 K groups of rows, merged two at a time until K are left; rows drawn by spherical k-means++;
         random responsibilities; or given directions (scaled to unit length). The first two look at no more than 65,536
-        rows, an equal-probability sample (12 or 4 K rows, if that is more). `vmflearn.sphere.initialization` says why.
+        rows, a sample by weight (12 or 4 K rows, if that is more). `vmflearn.sphere.initialization` says why.
+    weights_init : array (n_components,), default=None
+        Mixture proportions to start from, of which only the ratios matter; None: equal ones (with random
+        responsibilities, what follows from them).
+    concentrations_init : float or array (n_components,), default=None
+        Concentrations to start from, no larger than the bound below; None: the common one that suits the directions.
     n_init : int, default=1
         Number of starts; the fit of highest objective is kept. After a first start from merged groups the others are
         drawn by k-means++: merged groups differ little from one draw to the next. With given directions all starts
         would be the same, so that one is made.
     max_iter : int, default=300
-        Largest number of steps in each start; a stride counts as one, whether it is kept or not.
+        Largest number of steps in each start; a stride counts as one, whether it is kept or not. With 0 the start is
+        the model: `init`, `weights_init` and `concentrations_init` are taken as they are, without a warning.
     tol : float, default=1e-6
         A start has converged when a step of EM (not a stride) raises the objective by no more than ``tol`` nats a
         row: the difference of the totals in `log_likelihoods_`, divided by the total weight of the rows. It is an
@@ -78,6 +84,9 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         Whether soft assignment tries, after each step of EM, a stride that extrapolates the last two
         (`vmflearn.sphere.acceleration`): to the same precision it needs a fraction of the steps where components
         overlap. False: the steps of EM alone.
+    warm_start : bool, default=False
+        Whether `fit` of a fitted mixture starts from its parameters, once, instead of anew. It takes fewer rows than
+        components, and rows of another type.
     normalize : bool, default=True
         Scale rows to unit length, here and in all other verbs. False: refuse rows whose length differs from one by
         more than rounding, 8 sqrt(n_features) eps of their type (rows of zeros too).
@@ -116,11 +125,11 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
 
     Notes
     -----
-    **Rows** may be an array or memory map (both read chunk by chunk, never copied), a tensor, or a sparse matrix
-    (which stays sparse). float32 and half-precision rows are multiplied in float32, with sums and parameters in
-    float64; all else is float64. A row of zeros has no direction: it weighs nothing in `fit` (with a warning), has
-    `weights_` as responsibilities, and log-likelihood zero, as an observation that was not made; `score` and `bic` do
-    not count it.
+    **Rows** may be an array or memory map (both read chunk by chunk, never copied), a tensor, a data frame, or a sparse
+    matrix or a frame of sparse columns only (which stay sparse). float32 and half-precision rows are multiplied in
+    float32, with sums and parameters in float64; all else is float64. A row of zeros has no direction: it weighs
+    nothing in `fit` (with a warning), has `weights_` as responsibilities, and log-likelihood zero, as an observation
+    that was not made; `score` and `bic` do not count it.
 
     **Several processes.** When ``torch.distributed`` is initialised, each process passes its own rows to `fit` or
     `partial_fit`, at least one row, and all of them call it; the result is that of one process with all rows, and
@@ -161,12 +170,15 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         concentration: str = "free",
         assignment: str = "soft",
         init: str | ArrayLike = "merge",
+        weights_init: ArrayLike | None = None,
+        concentrations_init: ArrayLike | None = None,
         n_init: int = 1,
         max_iter: int = 300,
         tol: float = 1e-6,
         shrinkage: float = 0.0,
         empty: str = "keep",
         accelerated: bool = True,
+        warm_start: bool = False,
         normalize: bool = True,
         learning_decay: float = 0.7,
         learning_offset: float = 10.0,
@@ -179,12 +191,15 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         self.concentration = concentration
         self.assignment = assignment
         self.init = init
+        self.weights_init = weights_init
+        self.concentrations_init = concentrations_init
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
         self.shrinkage = shrinkage
         self.empty = empty
         self.accelerated = accelerated
+        self.warm_start = warm_start
         self.normalize = normalize
         self.learning_decay = learning_decay
         self.learning_offset = learning_offset
@@ -221,13 +236,15 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         ------
         ValueError
             A parameter out of range; NaN or infinity in X; fewer than two features; fewer rows that have a direction
-            and positive weight than components; negative weights; with ``normalize=False``, rows not of unit length.
+            and positive weight than components; negative weights; with ``normalize=False``, rows not of unit length;
+            with ``warm_start``, another number of components or features than before.
         """
-        data = data_of(self, X, sample_weight, first=True, reset=True)
+        anew = not goes_on(self)
+        data = data_of(self, X, sample_weight, first=anew, reset=anew)
         model, chunk_size = self._model(data), int(self.chunk_size)
-        init = all_or_none(lambda: init_of(self, data.rows.dim))
+        first = all_or_none(lambda: start_of(self, data.rows.dim, model))
         random = check_random_state(self.random_state)
-        n_starts = int(self.n_init) if isinstance(init, str) else 1
+        n_starts = int(self.n_init) if isinstance(first.init, str) else 1
         rule: dict[str, Any] = {
             "max_iter": int(self.max_iter),
             "tol": float(self.tol),
@@ -245,8 +262,8 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
                 bar.reset()
                 bar.set_description(f"EM, start {start + 1} of {n_starts}")
                 # Merged groups differ little from one draw to the next: another start is to come from elsewhere.
-                own = "k-means++" if start and isinstance(init, str) and init == "merge" else init
-                parameters = first_parameters(data, own, int(self.n_components), model, chunk_size, random)
+                own = first._replace(init="k-means++") if start and self.init == "merge" else first
+                parameters = own.parameters(data, int(self.n_components), model, chunk_size, random)
                 fit = run_em(data, parameters, model, chunk_size=chunk_size, report=report, **rule)
                 if best is None or fit.objectives[-1] > best.objectives[-1]:
                     best = fit
@@ -256,8 +273,9 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         self.converged_ = best.converged
         self.n_iter_ = len(self.log_likelihoods_) - 1
         self.n_steps_, self._weight_seen = 1, data.total_weight * data.scale
-        warn_about_convergence(self)
-        warn_about_components(self, data, model)
+        if self.max_iter:  # otherwise nothing was fitted
+            warn_about_convergence(self)
+            warn_about_components(self, data, model)
         return self
 
     def partial_fit(
@@ -265,8 +283,9 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
     ) -> VonMisesFisherMixture:
         """One step of online expectation-maximisation on a batch of a stream (`vmflearn.sphere.online`).
 
-        The first call starts from its batch as ``init`` says; after `fit`, the fit was the first step. All batches
-        count alike, whatever their numbers of rows; ``shrinkage`` is set against the weight of all rows seen.
+        The first call starts from its batch as ``init`` and its companions say; after `fit`, the fit was the first
+        step. All batches count alike, whatever their numbers of rows; ``shrinkage`` is set against the weight of all
+        rows seen.
 
         Parameters
         ----------
@@ -290,17 +309,13 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         """
         first = not hasattr(self, "n_steps_")
         data = data_of(self, X, sample_weight, first=first, reset=first)
-        if not first and len(self.weights_) != self.n_components:
-            raise ValueError(
-                f"n_components={self.n_components}, but the mixture has {len(self.weights_)} components: call fit, "
-                "or leave n_components as it was"
-            )
         model = self._model(data)
         if first:
-            init = all_or_none(lambda: init_of(self, data.rows.dim))
+            start = all_or_none(lambda: start_of(self, data.rows.dim, model))
             random = check_random_state(self.random_state)
-            parameters = first_parameters(data, init, int(self.n_components), model, int(self.chunk_size), random)
+            parameters = start.parameters(data, int(self.n_components), model, int(self.chunk_size), random)
         else:
+            refuse_another_number(self)
             parameters = self._parameters()
         batch = per_unit_weight(e_step(data, parameters, model, int(self.chunk_size))[0], data.total_weight)
         step = 1 if first else self.n_steps_ + 1

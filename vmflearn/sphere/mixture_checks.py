@@ -26,14 +26,16 @@ from vmflearn.sphere.sparse_rows import SparseRows, sparse_rows
 
 def check_settings(estimator: Any) -> None:
     """Refuse constructor parameters that are out of range."""
-    for name in ("n_components", "n_init", "max_iter", "chunk_size"):
+    for name in ("n_components", "n_init", "chunk_size"):
         check_count(name, getattr(estimator, name))
+    check_count("max_iter", estimator.max_iter, least=0)
     for name, choices in (
         ("concentration", ("free", "tied")),
         ("assignment", ("soft", "hard")),
         ("empty", ("keep", "reseed")),
         ("accelerated", (True, False)),
         ("normalize", (True, False)),
+        ("warm_start", (True, False)),
     ):
         if getattr(estimator, name) not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {getattr(estimator, name)!r}")
@@ -50,10 +52,10 @@ def check_settings(estimator: Any) -> None:
         )
 
 
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is not an integer of at least one."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is not an integer of at least ``least``."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
 def _is_real(value: Any) -> bool:
@@ -61,7 +63,7 @@ def _is_real(value: Any) -> bool:
 
 
 def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows, np.ndarray]:
-    """Unit rows of array, tensor, memory map or sparse matrix (n, dim), and which of them are zero.
+    """Unit rows of array, tensor, memory map, sparse matrix or frame (n, dim), and which of them are zero.
 
     ``reset`` tells whether the number of features is set (fit) or compared (all else).
     """
@@ -75,7 +77,7 @@ def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows
         # An array of that shape which takes no memory: scikit-learn checks the shape without touching the tensor.
         validate_data(estimator, np.broadcast_to(np.float64(0.0), tuple(X.shape)), **settings)
         return dense_rows(X.detach().to(device), device, chunk_size, normalize)
-    if issparse(X):
+    if issparse(X) or _is_sparse_frame(X):
         if device.type != "cpu":
             raise ValueError(f"X is sparse and device is {device}: sparse rows are worked on by the CPU, device=None")
         matrix = validate_data(estimator, X, accept_sparse="csr", dtype=[np.float64, np.float32], **settings)
@@ -85,6 +87,11 @@ def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows
     if not isinstance(X, np.memmap):  # a memory map stays where it is: its chunks travel
         data = data.to(device)
     return dense_rows(data, device, chunk_size, normalize)
+
+
+def _is_sparse_frame(X: Any) -> bool:
+    """Whether X is a data frame of pandas all of whose columns are sparse, which alone has the accessor ``sparse``."""
+    return hasattr(X, "columns") and hasattr(X, "sparse")
 
 
 def device_of(device: Any, X: Any) -> torch.device:
@@ -152,19 +159,3 @@ def check_agreement(estimator: Any, rows: DenseRows | SparseRows, first: bool) -
     for name, column in zip(names, table.T, strict=True):
         if len(column.unique()) > 1:
             raise ValueError(f"{name} differs between processes, {column.tolist()}: give all the same kind of rows")
-
-
-def init_of(estimator: Any, dim: int) -> str | Tensor:
-    """``init`` as it is where it is a name, and as unit rows (K, dim), float64, where it is an array."""
-    if isinstance(estimator.init, str):
-        return estimator.init
-    init = estimator.init.detach().cpu() if isinstance(estimator.init, Tensor) else estimator.init
-    array = np.asarray(init, dtype=np.float64)
-    if array.shape != (estimator.n_components, dim):
-        raise ValueError(
-            f"init has shape {array.shape}: give one direction per component, ({estimator.n_components}, {dim})"
-        )
-    rows, is_zero = dense_rows(as_tensor(array), torch.device("cpu"), int(estimator.chunk_size), name="init")
-    if is_zero.any():
-        raise ValueError(f"init has zeros only in rows {np.flatnonzero(is_zero)[:5].tolist()}: give directions")
-    return rows.dense()

@@ -7,6 +7,8 @@ what takes the place of the second where each row has one label,
     products:      <d_j, x_i>                          for directions d_j
     weighted_sum:  sum_i r_ji x_i                      for coefficients r_ji
     add_to:        R_j + sum over label j of w_i x_i   for labels and weights w_i
+
+and hashes, from which `vmflearn.sphere.row_numbers` draws numbers that belong to the values of a row.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vmflearn.distributed import gather_rows
+from vmflearn.sphere.row_numbers import bits_of
 
 # Lengths outside these bounds, or their squares, leave the range of the type: such rows are scaled in two steps.
 _SAFE_LENGTH = {torch.float32: 1e30, torch.float64: 1e150}
@@ -46,6 +49,10 @@ class DenseChunk:
         """Add each row, times its weight (size,), to the row of ``sums`` (m, dim), float64, that its label names."""
         is_one = bool((weights == 1).all())  # as a rule, and then a pass over the rows is spared
         sums.index_add_(0, labels, self.x.double() if is_one else self.x * weights[:, None])
+
+    def hashes(self, multipliers: np.ndarray) -> np.ndarray:
+        """Hashes of the rows' values, (size,) int64, for multipliers (dim,) int64."""
+        return bits_of(self.x.cpu().numpy()) @ multipliers
 
 
 class DenseRows:

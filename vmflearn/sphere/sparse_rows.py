@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from vmflearn.distributed import gather_rows
+from vmflearn.sphere.row_numbers import bits_of
 from vmflearn.sphere.rows import length_tolerance, refuse_rows, working_dtype
 
 
@@ -39,6 +40,11 @@ class SparseChunk:
         size = len(labels)
         members = csr_array((weights.numpy(), (labels.numpy(), np.arange(size))), shape=(len(sums), size))
         sums += torch.from_numpy((members @ self.x).toarray())
+
+    def hashes(self, multipliers: np.ndarray) -> np.ndarray:
+        """Hashes of the rows' values, (size,) int64, for multipliers (dim,) int64."""
+        bits = csr_array((bits_of(self.x.data), self.x.indices, self.x.indptr), shape=self.x.shape)
+        return np.asarray(bits @ multipliers)
 
 
 class SparseRows:
