@@ -30,7 +30,10 @@ import normalizer_cases
 from measure import RESULTS, ROW_HEAD, Row, environment, is_installed, markdown_table, one_core
 from peers import tensorflow_probability
 
-PACKAGES = ["torch", "numpy", "scipy", "scikit-learn", "mpmath", "tfp-nightly", "jax", "spherecluster"]
+PACKAGES = [
+    *("torch", "numpy", "scipy", "scikit-learn", "mpmath"),
+    *("tfp-nightly", "jax", "power-spherical", "chemomae", "pyrecest", "spherecluster"),
+]
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,8 @@ def main(argv: list[str]) -> None:
     if settings.large:
         add("A large mixture", large_mixture(sizes))
 
-    peers = {"TensorFlow Probability": tfp is not None, "spherecluster": is_installed("spherecluster")}
+    peers = {name: is_installed(name) for name in ("power-spherical", "chemomae", "pyrecest", "spherecluster")}
+    peers["TensorFlow Probability"] = tfp is not None
     absent = [f" {name}: not installed." for name, is_there in peers.items() if not is_there]
     judged = [row.met for group in groups.values() for row in group if row.met is not None]
     head = (
