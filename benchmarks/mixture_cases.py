@@ -32,7 +32,7 @@ def measure(sizes: Any, tfp: TensorFlowProbability | None) -> list[Row]:
         typed, name = rows.astype(dtype), np.dtype(dtype).name
         for assignment in ("soft", "hard"):
             is_soft = assignment == "soft"
-            floor = timed(_products(typed, start.astype(dtype)), per=1)
+            floor = timed(products(typed, start.astype(dtype)), per=1)
             peers = [Peer("its two matrix products", floor, FLOOR_TARGETS[assignment, name], is_floor=True)]
             theirs = chemomae_fit(torch.from_numpy(typed), len(start), CHUNK) if is_soft else None
             if theirs is not None:
@@ -65,7 +65,7 @@ def _our_fit(rows: np.ndarray, start: np.ndarray, assignment: str) -> Any:
     return fit
 
 
-def _products(rows: np.ndarray, means: np.ndarray) -> Any:
+def products(rows: np.ndarray, means: np.ndarray) -> Any:
     """The logits and the resultants of an iteration, by chunks, into buffers: what no EM can do without."""
     x, directions = torch.from_numpy(rows), torch.from_numpy(means)
     buffer, resultants = x.new_empty(CHUNK, len(directions)), torch.zeros_like(directions)
