@@ -62,7 +62,9 @@ def test_moments_with_torchs_generator_alone(dim: int, kappa: float, monkeypatch
 
 
 def heights(kappa: torch.Tensor, dim: int, *shape: int) -> torch.Tensor:
-    return sample_complement(kappa, dim, torch.Size(shape), sampling.fast_generator(torch.device("cpu")))
+    cpu = torch.device("cpu")
+    number = kappa if kappa.dim() else kappa.item()
+    return sample_complement(number, dim, torch.Size(shape), sampling.fast_generator(cpu), cpu)
 
 
 @pytest.mark.parametrize(("dim", "kappa"), [(2, 0.5), (2, 20.0), (5, 3.0), (100, 80.0)])

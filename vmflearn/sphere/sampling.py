@@ -15,6 +15,8 @@ reproducible.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,20 +64,19 @@ def draw(loc: Tensor, kappa: Tensor, sample_shape: torch.Size, tangent: Tensor |
     """
     dim, device = loc.shape[-1], double_device(loc.device)
     shape = sample_shape + loc.shape[:-1]
-    mean, kappa = _one_of(loc, 1), _one_of(kappa, 0).to(device, torch.float64)
-    one_kappa = kappa.item() if kappa.dim() == 0 else None
-    some_are_points = bool(torch.isinf(kappa).any()) if one_kappa is None else one_kappa == math.inf
+    mean, kappas = _one_of(loc, 1), _one_of(kappa, 0).to(device, torch.float64)
+    kappa_or_number: Tensor | float = kappas if kappas.dim() else kappas.item()
+    some_are_points = bool(torch.isinf(kappas).any()) if kappas.dim() else kappa_or_number == math.inf
     generator = fast_generator(loc.device)
     keep_freed_memory()
     sample = torch.empty(*shape, dim, dtype=loc.dtype, device=loc.device)
     if dim == 3:
-        mean = mean.to(device, torch.float64)
-        gap = draw_in_space(mean, kappa if one_kappa is None else one_kappa, sample, tangent, generator)
+        gap = draw_in_space(mean.to(device, torch.float64), kappa_or_number, sample, tangent, generator)
     else:
-        gap = sample_complement(kappa, dim, shape, generator)
+        gap = sample_complement(kappa_or_number, dim, shape, generator, device)
         _place(mean, gap.view(-1), sample.view(-1, dim), None if tangent is None else tangent.view(-1, dim), generator)
     if some_are_points:  # to the last bit, which normalisation may change
-        point_mass = torch.isinf(kappa)
+        point_mass = torch.isinf(kappas)
         gap = gap.masked_fill_(point_mass, 0.0)
         sample = torch.where(point_mass.to(loc.device).unsqueeze(-1), loc, sample)
     return sample, gap
@@ -88,42 +89,40 @@ def _one_of(x: Tensor, n_kept: int) -> Tensor:
     return x[(0,) * leading] if repeats and x.numel() else x
 
 
-def sample_complement(kappa: Tensor, dim: int, shape: torch.Size, generator: Generator | None) -> Tensor:
-    """Draw y = 1 - mu . x, in [0, 2], of ``shape``, to which ``kappa`` (float64, not negative) is broadcast; dim != 3.
+def sample_complement(
+    kappa: Tensor | float, dim: int, shape: torch.Size, generator: Generator | None, device: torch.device
+) -> Tensor:
+    """Draw y = 1 - mu . x, in [0, 2], of ``shape`` on ``device``, for dim != 3; float64.
 
-    Rejection from the envelope of Ulrich (1984) and Wood (1994), until every element has its draw.
+    Rejection from the envelope of Ulrich (1984) and Wood (1994), until every element has its draw. The acceptance rate
+    is 1 at concentration 0 and never below 0.65 (dim 2, large concentration). ``kappa`` (not negative) is a number or
+    a float64 tensor that is broadcast to ``shape``.
     """
-    constants = _constants(kappa.reshape(-1).clamp(max=LARGEST_CONCENTRATION), dim)
-    return _by_rejection(constants, dim, shape.numel(), generator).view(shape)
-
-
-def _constants(kappa: Tensor, dim: int) -> Tensor:
-    r"""The numbers of the envelope, (4, n): :math:`b, \kappa, 1 - x_0`, and the constant of the log ratio."""
-    d = dim - 1
-    b = d / (torch.hypot(2 * kappa, torch.full_like(kappa, d)) + 2 * kappa)
-    start = 2 * b / (1 + b)
-    return torch.stack([b, kappa, start, kappa * start + d * torch.log((1 + b) ** 2 / (4 * b))])
-
-
-def _by_rejection(constants: Tensor, dim: int, n: int, generator: Generator | None) -> Tensor:
-    """Propose until each of n elements has its draw; element i has the constants of column i modulo their number.
-
-    The acceptance rate is 1 at concentration 0 and never below 0.65 (dim 2, large concentration).
-    """
-    n_kappas = constants.shape[1]
-    if not n:
-        return constants.new_empty(0)
-    y, accepted = _propose(constants, dim, (n // n_kappas, n_kappas), generator)
+    envelope = _envelope(kappa.reshape(-1) if isinstance(kappa, Tensor) else kappa, dim)
+    n_kappas = kappa.numel() if isinstance(kappa, Tensor) else 1
+    if not shape.numel():
+        return torch.empty(shape, dtype=torch.float64, device=device)
+    y, accepted = _propose(envelope, dim, (shape.numel() // n_kappas, n_kappas), generator, device)
     y = y.view(-1)
     pending = _where_not(accepted.view(-1))
     while pending.numel():
-        own = constants if n_kappas == 1 else constants[:, pending % n_kappas]
+        own = [x[pending % n_kappas] for x in envelope] if isinstance(kappa, Tensor) else envelope
         # Several proposals for each pending element when few are left: the tail takes one round, not ten.
         repeats = max(1, min(16, 2048 // pending.numel()))
-        proposal, accepted = _propose(own, dim, (repeats, pending.numel()), generator)
+        proposal, accepted = _propose(own, dim, (repeats, pending.numel()), generator, device)
         y[pending] = proposal.gather(0, accepted.int().argmax(0, keepdim=True))[0]
         pending = pending[_where_not(accepted.any(0))]
-    return y
+    return y.view(shape)
+
+
+def _envelope(kappa: Any, dim: int) -> Sequence[Any]:
+    r"""Numbers or vectors of the envelope: :math:`b, \kappa, 1 - x_0`, and the constant of the log ratio."""
+    d, several = dim - 1, isinstance(kappa, Tensor)
+    kappa = kappa.clamp(max=LARGEST_CONCENTRATION) if several else min(kappa, LARGEST_CONCENTRATION)
+    root = torch.hypot(2 * kappa, torch.full_like(kappa, d)) if several else math.hypot(2 * kappa, d)
+    b = d / (root + 2 * kappa)
+    start, scale = 2 * b / (1 + b), (1 + b) ** 2 / (4 * b)
+    return b, kappa, start, kappa * start + d * (torch.log(scale) if several else math.log(scale))
 
 
 def _where_not(mask: Tensor) -> Tensor:
@@ -133,7 +132,9 @@ def _where_not(mask: Tensor) -> Tensor:
     return torch.nonzero(~mask)[:, 0]
 
 
-def _propose(constants: Tensor, dim: int, shape: tuple[int, int], generator: Generator | None) -> tuple[Tensor, Tensor]:
+def _propose(
+    envelope: Sequence[Any], dim: int, shape: tuple[int, int], generator: Generator | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
     r"""One proposal of y for each element, and whether it is accepted; both of ``shape``.
 
     :math:`y = 2bz / (1 - (1 - b)z)` with z of law Beta(d/2, d/2), d = dim - 1. That is :math:`(1 + t)/2` for a
@@ -141,8 +142,8 @@ def _propose(constants: Tensor, dim: int, shape: tuple[int, int], generator: Gen
     and the length r, :math:`1 - r^2 = u^{2/(d-1)}` (Ulrich 1984). With half the angle, :math:`\phi`, nothing cancels:
     :math:`z = (1 - r^2)/2(1 + r) + r\cos^2\phi`.
     """
-    b, kappa, start, offset = constants[:, 0].tolist() if constants.shape[1] == 1 else constants
-    u, angle, test = uniform((3, *shape), constants.device, generator)
+    b, kappa, start, offset = envelope
+    u, angle, test = uniform((3, *shape), device, generator)
     rest = u.log_().mul_(2 / (dim - 2) if dim > 2 else math.inf).exp_()
     r = (1 - rest).sqrt_()
     z = rest.div_((2 * r).add_(2)).addcmul_(r, angle.mul_(math.pi).cos_().square_())
