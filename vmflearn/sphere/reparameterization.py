@@ -115,13 +115,13 @@ def _quadrature(y: Tensor, kappa: Tensor, mean: Tensor, dim: int, n_nodes: int, 
 
     nodes, weights = (t.to(y.device) for t in _rule(n_nodes))
     half = width.unsqueeze(-1) * (nodes / 2)
-    z = torch.sin(half) * torch.sin(half + theta.unsqueeze(-1)) * 2
+    z = torch.sin(half).mul_(half.add_(theta.unsqueeze(-1)).sin_()).mul_(2)
     y, mean, kappa = y.unsqueeze(-1), mean.unsqueeze(-1), kappa.unsqueeze(-1)
     log_ratio = -kappa * z
     if m > 0:
-        growth = (2 * (1 - y) - z) * z / (y * (2 - y))
-        log_ratio = log_ratio + m * torch.log1p(growth.clamp(min=-1 + 1e-16))  # rounding may not carry it to a pole
-    return width.abs() * (((mean - y) - z).abs() * torch.exp(log_ratio) @ weights)
+        growth = (2 * (1 - y) - z).mul_(z).div_(y * (2 - y))
+        log_ratio.add_(growth.clamp_(min=-1 + 1e-16).log1p_(), alpha=m)  # rounding may not carry it to a pole
+    return width.abs() * ((mean - y) - z).abs_().mul_(log_ratio.exp_()).matmul(weights)
 
 
 def _angle(y: Tensor) -> Tensor:
