@@ -1,4 +1,4 @@
-"""Sampling and maximum likelihood, against scipy.stats.vonmises_fisher and TensorFlow Probability."""
+"""Sampling and maximum likelihood, against scipy.stats.vonmises_fisher, TensorFlow Probability and power_spherical."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import Peer, Row, compare, duration, markdown_table, timed
-from peers import TensorFlowProbability
+from measure import Peer, Row, Timer, compare, duration, markdown_table, timed
+from peers import TensorFlowProbability, power_spherical
 from scipy.stats import vonmises_fisher
 
 from vmflearn.sphere import VonMisesFisher
 
-SAMPLING_TARGET = {1024: 50.0}  # times faster than scipy, by dimension
+# Times faster than scipy, by dimension and type.
+SAMPLING_TARGET = {
+    (3, torch.float64): 3.0,
+    (3, torch.float32): 3.0,
+    (64, torch.float64): 4.0,
+    (1024, torch.float64): 60.0,
+    (1024, torch.float32): 60.0,
+}
+GRADIENT_TARGET = {3: 1.0, 64: 1.0}  # times as fast as power_spherical, by dimension
 LARGEST_DRAW = 2**20  # coordinates drawn at once
 KAPPA_PER_DIM = 4.47  # of the fits: A is about 0.9
 FIT_TARGET = {1024: 0.01}  # relative error of kappa, by dimension
@@ -32,7 +40,7 @@ def measure_sampling(sizes: Any, tfp: TensorFlowProbability | None) -> list[Row]
             ours = VonMisesFisher(torch.from_numpy(mean).to(dtype), torch.tensor(kappa, dtype=dtype))
             name, normal = _normal_numbers(n, dim, dtype)
             peers = [
-                Peer("scipy.stats.vonmises_fisher", scipy, SAMPLING_TARGET.get(dim)),
+                Peer("scipy.stats.vonmises_fisher", scipy, SAMPLING_TARGET.get((dim, dtype))),
                 Peer(name, timed(normal, n), is_floor=True),
             ]
             if tfp is not None:
@@ -52,17 +60,20 @@ def _normal_numbers(n: int, dim: int, dtype: torch.dtype) -> tuple[str, Callable
 
 
 def _reparameterized(mean: np.ndarray, kappa: float, n: int, rounds: int) -> list[Row]:
-    """`rsample` in float32 and the gradients of both parameters, over `sample`."""
+    """`rsample` in float32 and the gradients of both parameters, over `sample`, and against power_spherical's."""
     loc = torch.from_numpy(mean).float().requires_grad_()
     concentration = torch.tensor(kappa, dtype=torch.float32, requires_grad=True)
-    tracked = VonMisesFisher(loc, concentration)
     plain = VonMisesFisher(loc.detach(), concentration.detach())
 
-    def with_gradients() -> object:
-        return torch.autograd.grad(tracked.rsample((n,)).square().sum(), (loc, concentration))
+    def with_gradients(tracked: torch.distributions.Distribution) -> Timer:
+        return timed(lambda: torch.autograd.grad(tracked.rsample((n,)).square().sum(), (loc, concentration)), n)
 
-    floor = Peer("sample", timed(lambda: plain.sample((n,)), n), is_floor=True)
-    return compare(f"{n:,} rsamples and gradients, dim {len(mean)}, float32", timed(with_gradients, n), [floor], rounds)
+    peers = [Peer("sample", timed(lambda: plain.sample((n,)), n), is_floor=True)]
+    theirs = power_spherical(loc, concentration)
+    if theirs is not None:
+        peers.append(Peer("power_spherical", with_gradients(theirs), GRADIENT_TARGET.get(len(mean))))
+    what = f"{n:,} rsamples and gradients, dim {len(mean)}, float32"
+    return compare(what, with_gradients(VonMisesFisher(loc, concentration)), peers, rounds)
 
 
 def fit_table(sizes: Any) -> str:

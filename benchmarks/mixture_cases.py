@@ -1,4 +1,4 @@
-"""EM iterations against their two matrix products, scikit-learn's GaussianMixture, and spherecluster."""
+"""EM iterations against their two matrix products, scikit-learn's GaussianMixture, chemomae, spherecluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure import Peer, Row, compare, per_step, timed
-from peers import TensorFlowProbability, spherecluster_step
+from peers import TensorFlowProbability, chemomae_fit, spherecluster_step
 from sklearn.mixture import GaussianMixture
 
 from vmflearn.sphere import VonMisesFisherMixture
@@ -16,7 +16,7 @@ DIM = 64
 CHUNK = 4096
 FEW, MANY = 2, 10  # iterations of the short and the long fit; the iteration is their difference
 NOISE = 1.5  # length of the noise added to each cluster's direction: the clusters overlap
-FLOOR_TARGETS = {"float64": 1.5, "float32": 1.7}
+FLOOR_TARGETS = {("soft", "float64"): 1.5, ("soft", "float32"): 1.7, ("hard", "float64"): 0.9, ("hard", "float32"): 1.1}
 GAUSSIAN_TARGET = 3.0
 SPHERECLUSTER_TARGET = 100.0
 # spherecluster gets this share of the rows and its time is scaled: all its loops are over the rows.
@@ -32,8 +32,11 @@ def measure(sizes: Any, tfp: TensorFlowProbability | None) -> list[Row]:
         typed, name = rows.astype(dtype), np.dtype(dtype).name
         for assignment in ("soft", "hard"):
             is_soft = assignment == "soft"
-            floor = timed(_products(typed, start.astype(dtype)), per=1)
-            peers = [Peer("its two matrix products", floor, FLOOR_TARGETS[name] if is_soft else None, is_floor=True)]
+            floor = timed(products(typed, start.astype(dtype)), per=1)
+            peers = [Peer("its two matrix products", floor, FLOOR_TARGETS[assignment, name], is_floor=True)]
+            theirs = chemomae_fit(torch.from_numpy(typed), len(start), CHUNK) if is_soft else None
+            if theirs is not None:
+                peers.append(Peer("chemomae", per_step(theirs, FEW, MANY)))
             if is_soft and dtype == np.float64:
                 peers += _rivals(rows, start)
             ours = per_step(_our_fit(typed, start, assignment), FEW, MANY)
@@ -62,7 +65,7 @@ def _our_fit(rows: np.ndarray, start: np.ndarray, assignment: str) -> Any:
     return fit
 
 
-def _products(rows: np.ndarray, means: np.ndarray) -> Any:
+def products(rows: np.ndarray, means: np.ndarray) -> Any:
     """The logits and the resultants of an iteration, by chunks, into buffers: what no EM can do without."""
     x, directions = torch.from_numpy(rows), torch.from_numpy(means)
     buffer, resultants = x.new_empty(CHUNK, len(directions)), torch.zeros_like(directions)

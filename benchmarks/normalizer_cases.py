@@ -9,7 +9,9 @@ import torch
 from measure import Peer, Row, compare, timed
 from peers import (
     TensorFlowProbability,
+    chemomae_log_normalizer,
     mpmath_log_bessel,
+    pyrecest_inverse,
     scipy_inverse,
     scipy_log_bessel,
     scipy_ratio,
@@ -25,7 +27,8 @@ from vmflearn.sphere.bessel import (
 
 DIM = 256
 # Times faster than scipy's ive, which has no gradient: forward, and forward with backward.
-TARGETS = {torch.float64: (20.0, 6.0), torch.float32: (50.0, 15.0)}
+TARGETS = {torch.float64: (25.0, 6.0), torch.float32: (65.0, 15.0)}
+TFP_TARGET = 3.5
 FEW = 20  # values for peers that work value by value
 
 
@@ -64,9 +67,12 @@ def _one_precision(kappa: Tensor, sizes: Any, tfp: TensorFlowProbability | None)
     ratio = [Peer("scipy, quotient of ive", timed(scipy_ratio(array, DIM), n))]
     if kappa.dtype == torch.float64:
         forward.append(Peer("mpmath, value by value", timed(mpmath_log_bessel(array[:: n // FEW], DIM), FEW)))
+    chemomae = chemomae_log_normalizer(kappa, DIM)
+    if chemomae is not None:
+        forward.append(Peer("chemomae", timed(chemomae, n)))
     if tfp is not None:
         label = "TensorFlow Probability"
-        forward.append(Peer(label, timed(tfp.log_normalizer(array, DIM), n)))
+        forward.append(Peer(label, timed(tfp.log_normalizer(array, DIM), n), TFP_TARGET))
         gradient.append(Peer(label, timed(tfp.log_normalizer_gradient(array, DIM), n)))
         ratio.append(Peer(label, timed(tfp.ratio(array, DIM), n)))
     kernel = [Peer("scipy ive", scipy, forward_target)]
@@ -78,5 +84,8 @@ def _one_precision(kappa: Tensor, sizes: Any, tfp: TensorFlowProbability | None)
     rows += compare(f"A'_256, {name}", slope, [Peer("scipy ive", scipy)], rounds)
     few = length.double().numpy()[n // 10 :: n // FEW]
     inverse = timed(lambda: concentration_from_length(length, DIM, complement=complement), n)
-    peer = Peer("brentq on scipy ive, value by value", timed(scipy_inverse(few, DIM), len(few)))
-    return rows + compare(f"inverse of A_256, {name}", inverse, [peer], rounds)
+    solvers = [Peer("brentq on scipy ive, value by value", timed(scipy_inverse(few, DIM), len(few)))]
+    pyrecest = pyrecest_inverse(few, DIM)
+    if pyrecest is not None:
+        solvers.append(Peer("pyrecest, value by value", timed(pyrecest, len(few))))
+    return rows + compare(f"inverse of A_256, {name}", inverse, solvers, rounds)

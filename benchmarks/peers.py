@@ -10,6 +10,7 @@ from typing import Any
 
 import mpmath
 import numpy as np
+import torch
 from scipy.optimize import brentq
 from scipy.special import ive
 
@@ -130,3 +131,46 @@ def spherecluster_step(rows: np.ndarray, means: np.ndarray, kappa: float) -> Val
         return theirs._maximization(rows, posterior)
 
     return step
+
+
+def chemomae_log_normalizer(kappa: torch.Tensor, dim: int) -> Values | None:
+    """Log C of chemomae, which calls ``scipy.special.ive`` and a series where that underflows."""
+    try:
+        from chemomae.clustering.vmf_mixture import vmf_logC
+    except ImportError:
+        return None
+    return lambda: vmf_logC(dim, kappa)
+
+
+def chemomae_fit(rows: torch.Tensor, n_components: int, chunk_size: int) -> Callable[[int], int] | None:
+    """EM of chemomae's mixture in the dtype of the rows: takes the largest number of steps, returns those it made."""
+    try:
+        from chemomae.clustering import VMFMixture
+    except ImportError:
+        return None
+
+    def fit(max_iter: int) -> int:
+        mixture = VMFMixture(n_components, device="cpu", dtype=rows.dtype, tol=0.0, max_iter=max_iter)
+        return int(mixture.fit(rows, chunk=chunk_size).n_iter_)
+
+    return fit
+
+
+def pyrecest_inverse(lengths: np.ndarray, dim: int) -> Values | None:
+    """The inverse of A of pyrecest, value by value; its samples are scipy's."""
+    try:
+        from pyrecest.distributions.hypersphere_subset import von_mises_fisher_distribution as theirs
+    except ImportError:
+        return None
+    solve = theirs.VonMisesFisherDistribution.a_d_inverse
+    return lambda: [solve(dim, float(length)) for length in lengths]
+
+
+def power_spherical(loc: torch.Tensor, scale: torch.Tensor) -> torch.distributions.Distribution | None:
+    """The power-spherical distribution of its authors, people's other choice for samples with gradients."""
+    try:
+        from power_spherical import PowerSpherical
+    except ImportError:
+        return None
+    distribution: torch.distributions.Distribution = PowerSpherical(loc, scale)
+    return distribution

@@ -107,6 +107,18 @@ def test_mean_slope_is_the_derivative_of_the_mean(dim: int, kappa: float) -> Non
     torch.testing.assert_close(mean, mean_resultant_length_derivative(kappa, dim), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("dim", [2, 5, 64, 256, 4096])
+def test_narrow_types_take_a_shorter_rule(dim: int) -> None:
+    """Right to 3e-7 within five standard deviations of the mean angle; in float64 it is right to rounding there."""
+    kappa = double([0.3, 5.0, dim / 2, 20.0 * dim, 1e6])[:, None]
+    centre = 2 * torch.asin(torch.sqrt(mean_resultant_length_complement(kappa, dim) / 2))
+    spread = 1 / torch.sqrt(torch.clamp(kappa + dim / 2 - 1, min=1))
+    gap = 2 * torch.sin((centre + spread * torch.linspace(-5, 5, 101).double()).clamp(0, math.pi) / 2) ** 2
+    whole, short = (angle_slope(gap, kappa, dim, dtype) for dtype in (torch.float64, torch.float32))
+    torch.testing.assert_close(short, whole, rtol=3e-7, atol=0)
+    assert not torch.equal(short, whole)
+
+
 def test_angle_slope_at_the_ends() -> None:
     gap = double([0.0, 2.0, 0.5, 1e-300, 1e-301, 0.0])
     kappa = double([3.0, 3.0, math.inf, 1e300, 1.0, math.inf])
@@ -277,6 +289,29 @@ def test_a_second_derivative_is_refused() -> None:
     (slope,) = torch.autograd.grad((x**3).sum(), kappa, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.backward()
+
+
+@pytest.mark.parametrize("dim", [3, 20])
+def test_one_mean_has_the_gradient_of_its_copies(dim: int) -> None:
+    """Rows of one mean are summed by products with vectors; of a batch, row by row."""
+    weights = torch.randn(50, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for copies in (direction(dim), direction(dim).repeat(50, 1)):
+        loc, kappa = copies.requires_grad_(), double(7.0).requires_grad_()
+        torch.manual_seed(2)
+        x = VonMisesFisher(loc, kappa).rsample(() if copies.dim() == 2 else (50,))
+        by_loc, by_kappa = torch.autograd.grad((weights * x).pow(2).sum(), (loc, kappa))
+        found.append((by_loc.reshape(-1, dim).sum(0), by_kappa))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-13)
+
+
+def test_samples_may_be_changed_in_place() -> None:
+    loc = direction(5).requires_grad_()
+    gradients = []
+    for scale in (lambda x: x * 3, lambda x: x.mul_(3)):
+        torch.manual_seed(0)
+        gradients += torch.autograd.grad(scale(VonMisesFisher(loc, 2.0).rsample((4,))).square().sum(), loc)
+    assert torch.equal(*gradients)
 
 
 def test_only_what_is_needed_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,14 @@ def test_moments_in_float32(dim: int, kappa: float) -> None:
 @pytest.mark.parametrize(("dim", "kappa"), [(2, 3.0), (64, 30.0)])
 def test_moments_with_torchs_generator_alone(dim: int, kappa: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU."""
-    monkeypatch.setattr(sampling, "_fast_generator", lambda: None)
+    monkeypatch.setattr(sampling, "fast_generator", lambda device: None)
     test_moments(dim, kappa)
+
+
+def heights(kappa: torch.Tensor, dim: int, *shape: int) -> torch.Tensor:
+    cpu = torch.device("cpu")
+    number = kappa if kappa.dim() else kappa.item()
+    return sample_complement(number, dim, torch.Size(shape), sampling.fast_generator(cpu), cpu)
 
 
 @pytest.mark.parametrize(("dim", "kappa"), [(2, 0.5), (2, 20.0), (5, 3.0), (100, 80.0)])
@@ -66,9 +72,26 @@ def test_mean_height_of_many(dim: int, kappa: float) -> None:
     """Enough draws to see a hundredth of a standard deviation: a small mistake in the acceptance would show."""
     torch.manual_seed(dim)
     n = 200_000
-    y = sample_complement(torch.full((n,), kappa, dtype=torch.float64), dim)
+    y = heights(torch.tensor(kappa, dtype=torch.float64), dim, n)
     mean, variance = mean_resultant_length_complement(kappa, dim), mean_resultant_length_derivative(kappa, dim)
     assert abs((y.mean() - mean) / torch.sqrt(variance / n)) < 4.5
+
+
+@pytest.mark.parametrize("dim", [2, 4, 50])
+def test_concentrations_drawn_together_have_their_own_heights(dim: int) -> None:
+    torch.manual_seed(dim)
+    kappa = torch.tensor([0.0, 2.0, 30.0, 1e5], dtype=torch.float64)
+    y = heights(kappa, dim, 20_000, 4)
+    mean, variance = mean_resultant_length_complement(kappa, dim), mean_resultant_length_derivative(kappa, dim)
+    assert ((y.mean(0) - mean) / torch.sqrt(variance / 20_000)).abs().max() < 4
+
+
+@pytest.mark.parametrize("dim", [4, 6])
+def test_heights_at_concentration_zero_are_a_beta_variable(dim: int) -> None:
+    """There every proposal is accepted: y/2 has the law of the proposals, Beta(d/2, d/2)."""
+    torch.manual_seed(dim)
+    y = heights(torch.tensor(0.0, dtype=torch.float64), dim, 20_000)
+    assert stats.kstest(y.numpy() / 2, stats.beta((dim - 1) / 2, (dim - 1) / 2).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("dim", [2, 3, 7])
@@ -85,7 +108,7 @@ def test_heights_follow_the_density(dim: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("dim", [4, 20])
+@pytest.mark.parametrize("dim", [3, 4, 20])
 def test_directions_are_uniform_across_the_mean(dim: int, dtype: torch.dtype) -> None:
     """A coordinate of a uniform direction in d dimensions has (1 + t)/2 of law Beta((d-1)/2, (d-1)/2); d = dim - 1."""
     torch.manual_seed(dim)
@@ -95,6 +118,23 @@ def test_directions_are_uniform_across_the_mean(dim: int, dtype: torch.dtype) ->
     probe = torch.nn.functional.normalize(basis(dim).to(dtype) - mu[0] * mu, dim=-1)
     half = (dim - 2) / 2
     assert stats.kstest(((v @ probe).double().numpy() + 1) / 2, stats.beta(half, half).cdf).pvalue > 1e-3
+
+
+def test_several_means_in_three_dimensions() -> None:
+    """Each sample lies around its own mean, the poles among them, at an angle that is uniform."""
+    torch.manual_seed(0)
+    poles = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0], [1.0, 0.0, -1e-9]], dtype=torch.float64)
+    loc = torch.cat([poles, direction(3)[None], -direction(3)[None]])
+    v = torch.empty(2000, 5, 3, dtype=torch.float64)
+    x, y = draw(loc, torch.tensor([0.0, 1e-20, 1.0, 30.0, 1e9]).double(), torch.Size([2000]), v)
+    one = torch.ones(2000, 5, dtype=torch.float64)
+    torch.testing.assert_close(((x - loc) ** 2).sum(-1) / 2, y, rtol=1e-6, atol=1e-15)
+    torch.testing.assert_close(x.norm(dim=-1), one, rtol=1e-15, atol=0)
+    torch.testing.assert_close(v.norm(dim=-1), one, rtol=1e-15, atol=0)
+    for mu, around in zip(loc, v.unbind(1), strict=True):
+        side = torch.nn.functional.normalize(torch.linalg.cross(mu, direction(3, 1)), dim=0)
+        angle = torch.atan2(around @ side, around @ torch.linalg.cross(mu, side)).numpy()
+        assert stats.kstest(angle / (2 * math.pi) + 0.5, "uniform").pvalue > 1e-3
 
 
 # --- the parts ---

@@ -193,8 +193,7 @@ class VonMisesFisher(DirectedDistribution):
             loc, kappa = (forward_ad.unpack_dual(x).primal for x in (self.loc, self.concentration))
             tangent = loc.new_empty(self._extended_shape(sample_shape))
             sample, gap = draw(loc, kappa, sample_shape, tangent)
-        kappa = self.concentration.expand(gap.shape)
-        return pathwise(self.loc.expand(sample.shape), kappa, sample, tangent, gap)
+        return pathwise(self.loc, self.concentration, sample, tangent, gap)
 
     def entropy(self) -> Tensor:
         r"""Differential entropy :math:`-\log C_p(\kappa) - \kappa A_p(\kappa) = -\log C_p(0) - E + \kappa(1 - A)`."""

@@ -29,23 +29,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vmflearn.sphere.arguments import is_visible
-from vmflearn.sphere.kernels import complement_kernel
+from vmflearn.sphere.arguments import in_transform, is_visible
+from vmflearn.sphere.kernels import complement_kernel, has_tangent
 
-# Nodes of the Gauss-Legendre rule, and how far the integrand is followed down: exp(-DEPTH) is below rounding.
-NODES = 48
-DEPTH = 40.0
-# Rows taken at a time, each with NODES numbers.
-ROWS = 4096
+# Nodes of the Gauss-Legendre rule, and how far the integrand is followed, to exp(-depth): in float64, in others.
+DOUBLE_RULE = 48, 40.0
+SINGLE_RULE = 20, 20.0
+# Nodes of all rows taken at a time.
+BLOCK = 2**18
 # In three dimensions the closed form is taken from this concentration on; below it the parts cancel.
 CLOSED_FROM = 0.25
 # At larger concentrations the derivative is taken as 0; it is of the order of concentration^(-3/2).
 LARGEST_CONCENTRATION = 1e150
 
 
-def _rule() -> tuple[Tensor, Tensor]:
+def _rule(n: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the Gauss-Legendre rule on (0, 1)."""
-    return _cached_rule()
+    return _cached_rule(n)
 
 
 # What torch.compiler.assume_constant_result does, which imports the whole compiler for it: two seconds.
@@ -53,32 +53,44 @@ _rule._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
-def _cached_rule() -> tuple[Tensor, Tensor]:
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+def _cached_rule(n: int) -> tuple[Tensor, Tensor]:
+    nodes, weights = np.polynomial.legendre.leggauss(n)
     return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
 
 
-def angle_slope(gap: Tensor, kappa: Tensor, dim: int) -> Tensor:
+def angle_slope(gap: Tensor, kappa: Tensor, dim: int, dtype: torch.dtype = torch.float64) -> Tensor:
     r"""How fast the angle between a sample and the mean direction closes: :math:`T = -d\theta/d\kappa \ge 0`.
 
     Parameters
     ----------
     gap : Tensor (...), float64
         :math:`y = 1 - \cos\theta`, in [0, 2].
-    kappa : Tensor (...), float64
+    kappa : Tensor, float64, broadcast to ``gap``
         Concentration, not negative; where it is infinite T is 0.
     dim : int
         Dimension of the ambient space, at least 2.
+    dtype : torch.dtype
+        That of the samples: the narrower ones are content with fewer nodes.
 
     Returns
     -------
     Tensor (...), float64
-        T, to 2e-11 relative; to less only where the density is below exp(-40) of its largest.
+        T, to 2e-11 relative for float64 and 2e-7 for others; to less only where the density is below exp(-40) or
+        exp(-20) of its largest.
     """
+    gone = kappa > LARGEST_CONCENTRATION
+    kappa = torch.where(gone, 1.0, kappa)
+    still = (gap <= 0) | (gap >= 2) | gone
+    y = torch.where(still, 1.0, gap)
     if dim == 3 and is_visible(kappa) and bool((kappa >= CLOSED_FROM).all()):
-        return _exact_slope(gap, kappa)
-    flat = zip(gap.reshape(-1).split(ROWS), kappa.reshape(-1).split(ROWS), strict=True)
-    return torch.cat([_angle_slope(y, k, dim) for y, k in flat]).reshape(gap.shape)
+        slope = _exact_slope(y, kappa)
+    else:
+        n_nodes, depth = DOUBLE_RULE if dtype == torch.float64 else SINGLE_RULE
+        parts = (x.expand(gap.shape).reshape(-1) for x in (y, kappa, complement_kernel(kappa, dim)))
+        blocks = zip(*(part.split(BLOCK // n_nodes) for part in parts), strict=True)
+        slopes = [_quadrature(gaps, kappas, means, dim, n_nodes, depth) for gaps, kappas, means in blocks]
+        slope = torch.cat(slopes).reshape(gap.shape)
+    return torch.where(still, 0.0, slope)
 
 
 def _exact_slope(y: Tensor, kappa: Tensor) -> Tensor:
@@ -86,34 +98,30 @@ def _exact_slope(y: Tensor, kappa: Tensor) -> Tensor:
 
     :math:`\kappa\sin\theta\,T = y - 2(e^{\kappa y} - 1)/(e^{2\kappa} - 1)`, beyond the equator written with 2 - y.
     """
-    still = (y <= 0) | (y >= 2) | (kappa > LARGEST_CONCENTRATION)
-    y, kappa = torch.where(still, 1.0, y), torch.where(still, 1.0, kappa)
     z, whole = 2 - y, torch.expm1(-2 * kappa)
     near = y - 2 * torch.exp(-kappa * z) * (torch.expm1(-kappa * y) / whole)
     far = 2 * (torch.expm1(-kappa * z) / whole) - z
-    return torch.where(still, 0.0, torch.where(y < 1, near, far) / (kappa * torch.sqrt(y * z)))
+    return torch.where(y < 1, near, far) / (kappa * torch.sqrt(y * z))
 
 
-def _angle_slope(y: Tensor, kappa: Tensor, dim: int) -> Tensor:
-    """T for vectors of gaps and concentrations: the integral over the tail in which its integrand is positive."""
-    still = (y <= 0) | (y >= 2) | (kappa > LARGEST_CONCENTRATION)
-    y, kappa = torch.where(still, 1.0, y), torch.where(still, 1.0, kappa)
+def _quadrature(y: Tensor, kappa: Tensor, mean: Tensor, dim: int, n_nodes: int, depth: float) -> Tensor:
+    r"""T for vectors of gaps, concentrations and mean gaps: the integral over the tail where its integrand is positive.
+
+    With z the gap at a node less y, :math:`\sin^2` grows by the factor :math:`1 + z(2 - 2y - z)/y(2 - y)`.
+    """
     m = (dim - 2) / 2
-    mean = complement_kernel(kappa, dim)
     theta = _angle(y)
-    width = _angle(_far_end(y, y < mean, kappa, m)) - theta
+    width = _angle(_far_end(y, y < mean, kappa, m, depth)) - theta
 
-    nodes, weights = (t.to(y.device) for t in _rule())
-    step = width.unsqueeze(-1) * nodes
-    half = step / 2
-    z = 2 * torch.sin(half) * torch.sin(theta.unsqueeze(-1) + half)  # gap at the node less y
+    nodes, weights = (t.to(y.device) for t in _rule(n_nodes))
+    half = width.unsqueeze(-1) * (nodes / 2)
+    z = torch.sin(half).mul_(half.add_(theta.unsqueeze(-1)).sin_()).mul_(2)
     y, mean, kappa = y.unsqueeze(-1), mean.unsqueeze(-1), kappa.unsqueeze(-1)
     log_ratio = -kappa * z
     if m > 0:
-        nearly = -1 + 1e-16  # rounding may not carry a node to a pole
-        log_ratio += m * (torch.log1p((z / y).clamp(min=nearly)) + torch.log1p((-z / (2 - y)).clamp(min=nearly)))
-    integral = ((mean - y) - z).abs().mul_(log_ratio.exp_()) @ weights
-    return torch.where(still, 0.0, width.abs() * integral)
+        growth = (2 * (1 - y) - z).mul_(z).div_(y * (2 - y))
+        log_ratio.add_(growth.clamp_(min=-1 + 1e-16).log1p_(), alpha=m)  # rounding may not carry it to a pole
+    return width.abs() * ((mean - y) - z).abs_().mul_(log_ratio.exp_()).matmul(weights)
 
 
 def _angle(y: Tensor) -> Tensor:
@@ -121,8 +129,8 @@ def _angle(y: Tensor) -> Tensor:
     return 2 * torch.atan2(torch.sqrt(y), torch.sqrt(2 - y))
 
 
-def _far_end(y: Tensor, lower: Tensor, kappa: Tensor, m: float) -> Tensor:
-    r"""The gap at which the integrand has fallen by exp(-`DEPTH`), or the pole where it has not.
+def _far_end(y: Tensor, lower: Tensor, kappa: Tensor, m: float, depth: float) -> Tensor:
+    r"""The gap at which the integrand has fallen by exp(-depth), or the pole where it has not.
 
     With :math:`\lambda = \kappa + m/(2-y)` the logarithm of :math:`h(\varphi)/h(\theta)` at gap y + z is at most
     :math:`-\lambda z + m\log(1 + z/y)`. Away from the mean direction (z > 0, y beyond the mode) it is below -x at
@@ -130,29 +138,33 @@ def _far_end(y: Tensor, lower: Tensor, kappa: Tensor, m: float) -> Tensor:
     :math:`(\lambda y - m) v - m v^2/2`.
     """
     rate = kappa + m / (2 - y)
-    away = torch.minimum(y + (DEPTH + (2 * m * DEPTH) ** 0.5) / rate, torch.full_like(y, 2.0))
+    away = torch.minimum(y + (depth + (2 * m * depth) ** 0.5) / rate, torch.full_like(y, 2.0))
     if m == 0:
         return torch.where(lower, 0.0, away)
     surplus = rate * y - m
-    fraction = ((surplus + torch.sqrt(surplus**2 + 2 * m * DEPTH)) / m).clamp(max=1)
+    fraction = ((surplus + torch.sqrt(surplus**2 + 2 * m * depth)) / m).clamp(max=1)
     return torch.where(lower, y * (1 - fraction), away)
 
 
 def pathwise(loc: Tensor, concentration: Tensor, sample: Tensor, tangent: Tensor, gap: Tensor) -> Tensor:
-    r"""Return ``sample`` unchanged, attached to the parameters it was drawn with; differentiable once.
+    r"""Return ``sample``, attached to the parameters it was drawn with; differentiable once.
 
     Parameters
     ----------
-    loc : Tensor (..., dim)
+    loc : Tensor, broadcast to ``sample``
         Mean directions. Their gradient is tangent to the sphere: a change along ``loc`` moves nothing.
-    concentration : Tensor (...)
+    concentration : Tensor, broadcast to ``gap``
         Concentrations.
     sample, tangent : Tensor (..., dim)
-        x and v.
+        x and v. In eager mode it is ``sample`` itself that is returned, not a copy.
     gap : Tensor (...), float64
         :math:`1 - \cos\theta`.
     """
-    function = _Pathwise if torch.compiler.is_compiling() else _ForwardPathwise
+    function: type[torch.autograd.Function] = _EagerPathwise
+    if torch.compiler.is_compiling():
+        function = _Pathwise
+    elif in_transform() or has_tangent(loc) or has_tangent(concentration):
+        function = _ForwardPathwise
     result: Tensor = function.apply(loc, concentration, sample, tangent, gap)
     return result
 
@@ -177,6 +189,19 @@ class _Pathwise(torch.autograd.Function):
         loc, concentration, tangent, gap = ctx.saved_tensors
         loc_grad, concentration_grad = _gradients(grad, loc, concentration, tangent, gap, ctx.needs_input_grad)
         return loc_grad, concentration_grad, None, None, None
+
+
+class _EagerPathwise(_Pathwise):
+    """The same without a copy of the sample."""
+
+    @staticmethod
+    def forward(loc: Tensor, concentration: Tensor, sample: Tensor, tangent: Tensor, gap: Tensor) -> Tensor:
+        return sample
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _Pathwise.setup_context(ctx, inputs, output)
+        ctx.mark_dirty(inputs[2])
 
 
 class _ForwardPathwise(_Pathwise):
@@ -212,12 +237,21 @@ def _gradients(
     grad: Tensor, loc: Tensor, concentration: Tensor, tangent: Tensor, gap: Tensor, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
     mu, v, cosine, sine = _frame(loc, tangent, gap)
-    g = grad.to(mu)
-    along, across = (g * mu).sum(-1, keepdim=True), (g * v).sum(-1, keepdim=True)
-    loc_grad = concentration_grad = None
+    g, loc_grad, concentration_grad = grad.to(mu), None, None
+    along = ((g @ mu) if mu.dim() == 1 else (g * mu).sum(-1)).unsqueeze(-1)
     if needed[0]:
-        loc_grad = (cosine * g - along * sine * v - cosine * along * mu).to(loc.dtype)
+        loc_grad = _rotation(g, mu, v, along, cosine, sine).to(loc.dtype)
     if needed[1]:
-        slope = angle_slope(gap, concentration.to(gap), loc.shape[-1]).to(mu)
-        concentration_grad = (slope * (sine * along - cosine * across).squeeze(-1)).to(concentration.dtype)
+        slope = angle_slope(gap, concentration.to(gap), loc.shape[-1], mu.dtype).to(mu)
+        across = torch.linalg.vecdot(g, v)
+        concentration_grad = slope * (sine.squeeze(-1) * along.squeeze(-1) - cosine.squeeze(-1) * across)
+        concentration_grad = concentration_grad.sum_to_size(concentration.shape).to(concentration.dtype)
     return loc_grad, concentration_grad
+
+
+def _rotation(g: Tensor, mu: Tensor, v: Tensor, along: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """The gradient in the mean directions: of all samples of one by products with vectors, which write no rows."""
+    if mu.dim() > 1:
+        return (cosine * g - along * sine * v - cosine * along * mu).sum_to_size(mu.shape)
+    weights = cosine.reshape(-1), (along * sine).reshape(-1)
+    return weights[0] @ g.reshape(-1, len(mu)) - weights[1] @ v.reshape(-1, len(mu)) - (cosine * along).sum() * mu
