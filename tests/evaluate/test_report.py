@@ -12,7 +12,7 @@ def test_the_interval_of_a_share_is_that_of_many_drawings():
     right = np.arange(200) < 140
     low, high = bootstrap_interval(right)
     found = bootstrap(
-        (right.astype(float),), np.mean, method="percentile", n_resamples=20000, rng=0
+        (right.astype(float),), np.mean, method="percentile", n_resamples=20000, random_state=0
     ).confidence_interval
     assert (low, high) == pytest.approx(found, abs=0.006)
     assert bootstrap_interval(np.ones(9, dtype=bool)) == (1.0, 1.0)
@@ -20,7 +20,7 @@ def test_the_interval_of_a_share_is_that_of_many_drawings():
 
 def test_scores_are_drawn_anew():
     scores = np.random.default_rng(0).random(60) ** 2
-    found = bootstrap((scores,), np.mean, method="percentile", n_resamples=20000, rng=1).confidence_interval
+    found = bootstrap((scores,), np.mean, method="percentile", n_resamples=20000, random_state=1).confidence_interval
     assert bootstrap_interval(scores) == pytest.approx(found, abs=0.01)
     assert bootstrap_interval(scores) == bootstrap_interval(scores) != bootstrap_interval(scores, seed=1)
     assert bootstrap_interval(scores, level=0.5)[0] > bootstrap_interval(scores)[0]

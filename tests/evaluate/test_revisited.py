@@ -47,7 +47,7 @@ def test_the_published_layout_opens(tmp_path, protocol):
 def test_arrays_as_numpy_1_and_python_2_wrote_them(tmp_path):
     path = benchmark(tmp_path / "rparis6k", 2)
     old = path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    assert old != path.read_bytes()
+    assert b"numpy.core.multiarray" in old
     path.write_bytes(old)
     assert list(open_revisited(path.parent).judgements[0]["easy"]) == [0]
     # Python 2 wrote an array's bytes as a short string, whose characters are not all ASCII

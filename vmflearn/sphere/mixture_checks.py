@@ -120,8 +120,8 @@ def data_of(estimator: Any, X: Any, sample_weight: ArrayLike | None, first: bool
     rows, weights = all_or_none(local)
     check_agreement(estimator, rows, first)
     largest = float(gather_rows(torch.tensor([weights.max(initial=0.0)], dtype=torch.float64)).max())
-    scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-    weights /= scale  # by a power of two: not a bit of an ordinary weight changes
+    exponent = math.frexp(largest)[1] - 1
+    weights = np.ldexp(weights, -exponent)  # by a power of two: not a bit of an ordinary weight changes
     count, total = sum_over_processes(
         torch.tensor([float((weights > 0).sum()), float(weights.sum())], dtype=torch.float64)
     ).tolist()
@@ -130,7 +130,7 @@ def data_of(estimator: Any, X: Any, sample_weight: ArrayLike | None, first: bool
             f"n_samples={int(count)} rows with a direction and positive weight for "
             f"n_components={estimator.n_components}: give more rows or lower n_components"
         )
-    return Data(rows, torch.from_numpy(weights).to(rows.device), total, int(count), scale)
+    return Data(rows, torch.from_numpy(weights).to(rows.device), total, int(count), math.ldexp(1.0, exponent))
 
 
 def row_weights(is_zero: np.ndarray, sample_weight: ArrayLike | None, warn: bool = True) -> np.ndarray:

@@ -41,7 +41,9 @@ def test_splits_are_drawn_by_seeds_that_follow_each_other(evaluate, classes, lon
     assert (row["top1"], row["deviation"]) == pytest.approx((accuracies.mean(), accuracies.std(ddof=1)))
     # The interval is that of the test images, of each of which the mean over the splits counts.
     assert (row["train"], row["splits"]) == ("2 a class", 3)
-    drawn = bootstrap((hits.mean(axis=0),), np.mean, method="percentile", n_resamples=5000, rng=0).confidence_interval
+    drawn = bootstrap(
+        (hits.mean(axis=0),), np.mean, method="percentile", n_resamples=5000, random_state=0
+    ).confidence_interval
     assert (row["top1_low"], row["top1_high"]) == pytest.approx(drawn, abs=0.03)
 
 
