@@ -59,6 +59,10 @@ def test_a_step_and_an_export_of_every_family(name, tmp_path):
     config = configuration(name, options, local)
     torch.manual_seed(0)
     student, teacher = build_model(config), build_model(config).requires_grad_(False)
+    if name.startswith("swin") and tuple(map(int, timm.__version__.split(".")[:3])) <= (1, 0, 26):
+        with pytest.raises(ConfigError, match="takes images of one size alone"):  # timm's Swin did then
+            check_crops(config, student.backbone)
+        return
     check_crops(config, student.backbone)
     teacher.load_state_dict(student.state_dict())
     assert student.backbone.num_features == width
