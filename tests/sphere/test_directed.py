@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vmflearn.sphere import HypersphericalUniform, VonMisesFisher
+from vmflearn.sphere.directed import DirectedDistribution
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -189,3 +190,9 @@ def test_compiled_code_draws_from_a_generator_outside_its_graph() -> None:
     torch.compiler.reset()
     found = torch.compile(draw, backend="eager")(torch.Generator().manual_seed(1))
     assert torch.equal(found, draw(torch.Generator().manual_seed(1)))
+
+
+def test_a_family_without_second_moments_cannot_be_made():
+    family = type("Family", (DirectedDistribution,), {})
+    with pytest.raises(TypeError, match="_variances"):
+        family(torch.tensor([1.0, 0.0]), 1.0)

@@ -8,6 +8,7 @@ If the density depends on x through :math:`t = \mu^\top x` alone, the mean lies 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from vmflearn.sphere.directions import directions
 Own = TypeVar("Own", bound="DirectedDistribution")
 
 
-class DirectedDistribution(Distribution):
+class DirectedDistribution(Distribution, ABC):
     """A distribution on the sphere with a direction ``loc`` and a concentration, symmetric about that direction.
 
     Parameters and errors as in `vmflearn.sphere.distribution.VonMisesFisher`.
@@ -139,9 +140,9 @@ class DirectedDistribution(Distribution):
         """The direction of highest density, ``loc`` (at concentration 0 every direction is one)."""
         return self.loc
 
+    @abstractmethod
     def _variances(self) -> tuple[Tensor, Tensor]:
         """Variance along the mean direction and across it, a and b of the module's equation, each (...)."""
-        raise NotImplementedError
 
     @property
     def variance(self) -> Tensor:
