@@ -77,9 +77,29 @@ assert "bytes of a number differs between processes, [8, 4]" in message, message
 message = error(settings={"n_components": 2 + first})
 assert "n_components differs between processes, [3, 2]" in message, message
 message = error(settings={"n_components": 2, "init": np.eye(4)[: 3 - first]})
-assert "init has shape (3, 4)" in message, message
+assert "init differs between processes, array (2, 4), array (3, 4)" in message, message
 message = error(X=X[own][:2], settings={"n_components": 5})
 assert "n_samples=4 rows" in message, message
+# What all must have alike, or one would end before the other: it is named, and nobody waits.
+rule = "differs between processes"
+message = error(settings={"max_iter": 5 + first})
+assert f"max_iter {rule}, 6, 5" in message, message
+message = error(settings={"concentration": "tied" if first else "free"})
+assert f"concentration {rule}, tied, free" in message, message
+message = error(settings={"n_components": 2, "init": np.eye(4)[:2] + 1.0 * first})
+assert f"init {rule}, array (2, 4), array (2, 4): give all the same values" in message, message
+message = error(settings={"weights_init": [1, 2, 3] if first else None})
+assert f"weights_init {rule}, array (3,), None" in message, message
+warm = VonMisesFisherMixture(2, random_state=0, tol=1e-2, warm_start=True).fit(X[own])
+warm.concentrations_ = warm.concentrations_ + first
+for fit in (warm.fit, warm.partial_fit):
+    try:
+        fit(X[own])
+    except ValueError as raised:
+        assert f"concentrations_ {rule}" in str(raised), raised
+    else:
+        raise AssertionError(fit)
+VonMisesFisherMixture(2, random_state=int(first), chunk_size=50 + first, max_iter=2).fit(X[own])
 # all other verbs are local: the second process does not call this one
 mixture = VonMisesFisherMixture(2, random_state=0, tol=1e-2, verbose=1).fit(X[own])
 if first:

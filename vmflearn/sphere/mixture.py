@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import ClassifierTags, check_random_state
 from tqdm.std import tqdm
 
-from vmflearn.distributed import all_or_none, rank
+from vmflearn.distributed import rank
 from vmflearn.sphere.em import (
     Data,
     Model,
@@ -242,7 +242,7 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         anew = not goes_on(self)
         data = data_of(self, X, sample_weight, first=anew, reset=anew)
         model, chunk_size = self._model(data), int(self.chunk_size)
-        first = all_or_none(lambda: start_of(self, data.rows.dim, model))
+        first = start_of(self, data.rows.dim, model)  # on all processes alike: see check_agreement
         random = check_random_state(self.random_state)
         n_starts = int(self.n_init) if isinstance(first.init, str) else 1
         rule: dict[str, Any] = {
@@ -311,7 +311,7 @@ class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
         data = data_of(self, X, sample_weight, first=first, reset=first)
         model = self._model(data)
         if first:
-            start = all_or_none(lambda: start_of(self, data.rows.dim, model))
+            start = start_of(self, data.rows.dim, model)
             random = check_random_state(self.random_state)
             parameters = start.parameters(data, int(self.n_components), model, int(self.chunk_size), random)
         else:

@@ -5,6 +5,7 @@ Each check raises ValueError with the argument, the value and what to do.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from numbers import Integral, Real
@@ -17,9 +18,10 @@ from scipy.sparse import csr_array, issparse
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
 
-from vmflearn.distributed import all_or_none, gather_rows, sum_over_processes
+from vmflearn.distributed import all_or_none, gather_objects, gather_rows, is_distributed, sum_over_processes
 from vmflearn.sphere.arguments import as_tensor
 from vmflearn.sphere.em import Data
+from vmflearn.sphere.mixture_start import float64_array
 from vmflearn.sphere.rows import DenseRows, dense_rows
 from vmflearn.sphere.sparse_rows import SparseRows, sparse_rows
 
@@ -152,10 +154,45 @@ def row_weights(is_zero: np.ndarray, sample_weight: ArrayLike | None, warn: bool
 
 
 def check_agreement(estimator: Any, rows: DenseRows | SparseRows, first: bool) -> None:
-    """Refuse, on all processes, rows or settings whose shapes differ between processes."""
+    """Refuse, on all processes, rows, settings or fitted parameters that differ between processes.
+
+    Otherwise one might end before the others, which would wait for it for ever.
+    """
     names = ("n_features", "n_components", "bytes of a number", "sparse", "starts here")
     own = [rows.dim, estimator.n_components, rows.dtype.itemsize, isinstance(rows, SparseRows), first]
     table = gather_rows(torch.tensor([own], dtype=torch.int64))
     for name, column in zip(names, table.T, strict=True):
         if len(column.unique()) > 1:
             raise ValueError(f"{name} differs between processes, {column.tolist()}: give all the same kind of rows")
+    if is_distributed():
+        _check_same(all_or_none(lambda: _shared(estimator, first)))
+
+
+# What each process may have for itself: it changes rounding, or the first process decides.
+_OWN = {"chunk_size", "device", "random_state", "verbose"}
+
+
+def _shared(estimator: Any, first: bool) -> dict[str, Any]:
+    """What all processes must have alike: numbers and names as they are, arrays as a fingerprint of their values."""
+    values = {name: value for name, value in estimator.get_params(deep=False).items() if name not in _OWN}
+    if not first:
+        values |= {name: getattr(estimator, name) for name in ("weights_", "means_", "concentrations_")}
+    return {name: value if _is_plain(value) else _fingerprint(value) for name, value in values.items()}
+
+
+def _check_same(own: dict[str, Any]) -> None:
+    everywhere = gather_objects(own)
+    for name in own:
+        values = [values[name] for values in everywhere]
+        if any(value != values[0] for value in values):
+            shown = ", ".join(str(value) if _is_plain(value) else f"array {value[0]}" for value in values)
+            raise ValueError(f"{name} differs between processes, {shown}: give all the same values")
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, Real))
+
+
+def _fingerprint(value: Any) -> tuple[Any, ...]:
+    values = float64_array(value)
+    return values.shape, hashlib.sha256(values.tobytes()).hexdigest()

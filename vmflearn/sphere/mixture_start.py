@@ -76,7 +76,7 @@ def _directions(estimator: Any, dim: int) -> str | Tensor:
     """``init`` as it is where it is a name, and as unit rows (K, dim), float64, where it is an array."""
     if isinstance(estimator.init, str):
         return estimator.init
-    array = _array(estimator.init)
+    array = float64_array(estimator.init)
     if array.shape != (estimator.n_components, dim):
         raise ValueError(
             f"init has shape {array.shape}: give one direction per component, ({estimator.n_components}, {dim})"
@@ -91,7 +91,7 @@ def _weights(estimator: Any) -> Tensor | None:
     """``weights_init``, scaled to sum one."""
     if estimator.weights_init is None:
         return None
-    array = _array(estimator.weights_init)
+    array = float64_array(estimator.weights_init)
     if array.shape != (estimator.n_components,):
         raise ValueError(
             f"weights_init has shape {array.shape}: give one weight per component, ({estimator.n_components},)"
@@ -107,7 +107,7 @@ def _concentrations(estimator: Any, largest: float) -> Tensor | None:
     """``concentrations_init``, one number or one for each component."""
     if estimator.concentrations_init is None:
         return None
-    array = _array(estimator.concentrations_init)
+    array = float64_array(estimator.concentrations_init)
     if array.shape not in ((), (estimator.n_components,)):
         raise ValueError(
             f"concentrations_init has shape {array.shape}: give one number, or one per component, "
@@ -123,7 +123,8 @@ def _concentrations(estimator: Any, largest: float) -> Tensor | None:
     return torch.from_numpy(array.copy())
 
 
-def _array(value: Any) -> np.ndarray:
+def float64_array(value: Any) -> np.ndarray:
+    """A copy in float64 of an array, a tensor anywhere, a number or a list."""
     return np.array(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, dtype=np.float64)
 
 
