@@ -149,7 +149,16 @@ def main(argv: list[str]) -> None:
         return fit_own_rows(sizes, sizes.lengths[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some do not converge
-        head = ["mean length", "in doubt", "start", "by", "steps", f"≤ {TARGET_STEPS}", "time", "nats a row above truth"]
+        head = [
+            "mean length",
+            "in doubt",
+            "start",
+            "by",
+            "steps",
+            f"≤ {TARGET_STEPS}",
+            "time",
+            "nats a row above truth",
+        ]
         steps = markdown_table(head, list(steps_table(sizes)))
         print(steps, flush=True)
     head = ["steps", "one process", "two", "one / two", "target", ""]

@@ -1,4 +1,4 @@
-"""An empty environment that holds what is named and what that needs, linked from this one."""
+"""What tests of several folders need: settings of a small run, and an empty environment with what is named."""
 
 import venv
 from importlib import metadata
@@ -41,6 +41,23 @@ def merge(source, target):
     for entry in source.iterdir():
         if not (target / entry.name).exists():
             (target / entry.name).symlink_to(entry)
+
+
+@pytest.fixture(scope="session")
+def small_run():
+    """Settings that make the recipe for photographs a run of seconds: one epoch, two blocks, sixteen prototypes."""
+    return [
+        "head.out_dim=16",
+        "head.hidden_dim=16",
+        "head.bottleneck_dim=8",
+        "model.options={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
+        "views.global_size=32",
+        "run.epochs=1",
+        "optimizer.warmup_epochs=0",
+        "optimizer.freeze_last_layer_epochs=0",
+        "teacher.temp_warmup_epochs=0",
+        "run.device=cpu",
+    ]
 
 
 @pytest.fixture(scope="session")

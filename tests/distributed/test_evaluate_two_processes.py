@@ -20,18 +20,6 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "evaluate.py"
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-SMALL = [
-    "head.out_dim=16",
-    "head.hidden_dim=16",
-    "head.bottleneck_dim=8",
-    "model.options={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
-    "views.global_size=32",
-    "run.epochs=1",
-    "optimizer.warmup_epochs=0",
-    "optimizer.freeze_last_layer_epochs=0",
-    "teacher.temp_warmup_epochs=0",
-    "run.device=cpu",
-]
 PROTOCOLS = {
     "knn": ["--k", "5", "20"],
     "fewshot": ["--per-class", "1", "2", "--share", "0.2"],
@@ -42,9 +30,9 @@ PROTOCOLS = {
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path, small_run):
     """A run's folder, and ImageNet's layout with three classes; a damaged file among the training images."""
-    pretrain(load_config(ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml", SMALL), tmp_path / "run")
+    pretrain(load_config(ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml", small_run), tmp_path / "run")
     for part, split in (("train", "train"), ("val", "test")):
         photos = load_photos(split)
         for label in (0, 1, 2):

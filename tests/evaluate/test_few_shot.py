@@ -45,6 +45,9 @@ def test_drawn_images_are_so_many_of_each_class():
         draw_per_class(labels, 4, seed=0)
     with pytest.raises(ValueError, match="1 image or more"):
         draw_per_class(labels, 0, seed=0)
+    assert draw_per_class(labels, 2, seed=0, n_classes=3).tolist() == rows.tolist()
+    with pytest.raises(ValueError, match="2 images of each class were asked for, and class 3 has 0"):
+        draw_per_class(labels, 2, seed=0, n_classes=4)
 
 
 def test_a_published_list_gives_the_rows_it_names(tmp_path):

@@ -18,25 +18,13 @@ from vmflearn.train import load_config, pretrain
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "evaluate.py"
-SMALL = [
-    "head.out_dim=16",
-    "head.hidden_dim=16",
-    "head.bottleneck_dim=8",
-    "model.options={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
-    "views.global_size=32",
-    "run.epochs=1",
-    "optimizer.warmup_epochs=0",
-    "optimizer.freeze_last_layer_epochs=0",
-    "teacher.temp_warmup_epochs=0",
-    "run.device=cpu",
-]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, small_run):
     """A run's folder, of one short epoch on photographs."""
     folder = tmp_path_factory.mktemp("run")
-    config = load_config(ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml", SMALL)
+    config = load_config(ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml", small_run)
     pretrain(config, folder)
     return folder
 

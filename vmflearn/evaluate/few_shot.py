@@ -93,8 +93,10 @@ def few_shot_hits(
     return predicted.cpu() == test_labels.cpu()
 
 
-def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
+def draw_per_class(labels: Tensor, count: int, seed: int, n_classes: int = 0) -> Tensor:
     """Rows of `count` images of each class, drawn without replacement, in rising order.
+
+    Classes are those up to the largest label, and `n_classes` at least: the last of them may have no image.
 
     Raises
     ------
@@ -103,7 +105,7 @@ def draw_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
     """
     if count < 1:
         raise ValueError(f"there must be 1 image or more of each class, got {count}")
-    counts = torch.bincount(labels)
+    counts = torch.bincount(labels, minlength=n_classes)
     if int(counts.min()) < count:
         raise ValueError(
             f"{count} images of each class were asked for, and class {int(counts.argmin())} has {counts.min()}"

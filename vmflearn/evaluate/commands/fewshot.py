@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     train, test, names, notes = labelled_features(arguments, model, readout)
     x_test = test.tensor(arguments.device)
     rows: list[dict[str, object]] = []
-    for title, splits in _subsets(arguments, train, notes):
+    for title, splits in _subsets(arguments, train, len(names), notes):
         for penalty in arguments.penalty or LAMBDAS[arguments.reading]:
             hits = []
             for split in splits:
@@ -65,7 +65,9 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     return Report("fewshot", rows, {"features": readout.name, "test_images": len(test.labels)}, notes)
 
 
-def _subsets(arguments: argparse.Namespace, train: Features, notes: list[str]) -> Iterator[tuple[str, list[Tensor]]]:
+def _subsets(
+    arguments: argparse.Namespace, train: Features, n_classes: int, notes: list[str]
+) -> Iterator[tuple[str, list[Tensor]]]:
     """A name and the rows of each split, of everything that is asked for."""
     if arguments.subset:
         source, _ = open_splits(arguments.data, test_data=arguments.test_data, root=arguments.data_root)
@@ -79,7 +81,7 @@ def _subsets(arguments: argparse.Namespace, train: Features, notes: list[str]) -
         return
     seeds = range(arguments.seed, arguments.seed + arguments.splits)
     for count in arguments.per_class:
-        yield f"{count} a class", [draw_per_class(train.labels, count, seed) for seed in seeds]
+        yield f"{count} a class", [draw_per_class(train.labels, count, seed, n_classes) for seed in seeds]
     if arguments.share:
         yield f"{arguments.share:.0%}", [draw_share(train.labels, arguments.share, arguments.seed)]
 
