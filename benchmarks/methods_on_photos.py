@@ -7,7 +7,8 @@ Each recipe ``scripts/configs/photos_vit_tiny_*.yaml`` is run by ``scripts/pretr
 the recipe of DINO-vMF with free magnitudes and centring in logit space. The first steps of the first seed are run once
 more, killed with SIGKILL on the way and started again: every line of ``metrics.jsonl`` must be that of the whole run,
 to the last bit. Seeds are paired: run i of every method sees the same crops and starts from the same backbone. Prints
-tables and writes them, with machine, versions and command, to methods_on_photos.md in benchmarks/results.
+tables and writes them, with machine, versions and command, to methods_on_photos.md in benchmarks/results, after each
+seed: a run that is stopped leaves what its whole seeds have given.
 """
 
 from __future__ import annotations
@@ -153,6 +154,36 @@ def against(first: str, name: str, runs: dict[str, list[Run]]) -> list[str]:
     return [f"{name} - {first}", f"{mean:+.1f}", f"{mean - half:+.1f} to {mean + half:+.1f}", verdict]
 
 
+def report(runs: dict[str, list[Run]], given: Sequence[str]) -> str:
+    """The page: what so many whole seeds have given."""
+    seeds = min(len(own) for own in runs.values())
+    head = ["method", "steps", "processor time", "random ViT", "kNN", "linear", "unique prototypes"]
+    table = markdown_table(
+        [*head, "the monitor names", "killed and continued"], [row(name, own) for name, own in runs.items()]
+    )
+    pairs = [(a, b) for a, b in PAIRS if a in runs and b in runs] if seeds > 1 else []
+    text = (
+        "# Five methods on photographs\n\n"
+        "Recipes `scripts/configs/photos_vit_tiny_*.yaml` from beginning to end on one thread; DINO is DINO-vMF's with "
+        "`head.normalization=none` and `teacher.centering=logit`. Accuracies are those at the end, on held-out places "
+        "of the photographs, with the teacher's features: means over the seeds and the standard deviation of one seed; "
+        "a random ViT is the backbone before its first step. For the last column the first two epochs of seed 0 were "
+        "run again, killed by SIGKILL in the second and continued by the same command: the metrics of all their steps "
+        "are compared with those of the whole run.\n\n"
+        f"{environment('methods_on_photos.py', given, ['torch', 'timm'])} Seeds 0 to {seeds - 1}.\n\n{table}"
+    )
+    if pairs:
+        head = ["kNN, points", "mean difference", "95 % interval", ""]
+        text += (
+            "\n## What the seeds can tell\n\n"
+            "Differences are paired by seed (the same first backbone, the same crops), the intervals Student's with "
+            f"{seeds - 1} degrees of freedom. A comparison whose interval holds 0 is not resolved by these runs, "
+            "whatever its sign: the runs are short, the network small, and the ten photographs are not ImageNet.\n\n"
+            + markdown_table(head, [against(a, b, runs) for a, b in pairs])
+        )
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the methods, print the table and write it; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,33 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs[name].append(measure(name, seed, extra, with_kill=seed == 0))
             done = runs[name][-1]
             print(f"seed {seed}, {name}: kNN {done.lines[-1]['knn_top1']:.3f}, {done.seconds:.0f} s", flush=True)
-    head = ["method", "steps", "processor time", "random ViT", "kNN", "linear", "unique prototypes"]
-    table = markdown_table(
-        [*head, "the monitor names", "killed and continued"], [row(name, runs[name]) for name in known.methods]
-    )
-    pairs = [(a, b) for a, b in PAIRS if a in runs and b in runs] if known.seeds > 1 else []
-    text = (
-        "# Five methods on photographs\n\n"
-        "Recipes `scripts/configs/photos_vit_tiny_*.yaml` from beginning to end on one thread; DINO is DINO-vMF's with "
-        "`head.normalization=none` and `teacher.centering=logit`. Accuracies are those at the end, on held-out places "
-        "of the photographs, with the teacher's features: means over the seeds and the standard deviation of one seed; "
-        "a random ViT is the backbone before its first step. For the last column the first two epochs of seed 0 were "
-        "run again, killed by SIGKILL in the second and continued by the same command: the metrics of all their steps "
-        "are compared with those of the whole run.\n\n"
-        f"{environment('methods_on_photos.py', given, ['torch', 'timm'])} Seeds 0 to {known.seeds - 1}.\n\n{table}"
-    )
-    if pairs:
-        head = ["kNN, points", "mean difference", "95 % interval", ""]
-        text += (
-            "\n## What the seeds can tell\n\n"
-            "Differences are paired by seed (the same first backbone, the same crops), the intervals Student's with "
-            f"{known.seeds - 1} degrees of freedom. A comparison whose interval holds 0 is not resolved by these runs, "
-            "whatever its sign: the runs are short, the network small, and the ten photographs are not ImageNet.\n\n"
-            + markdown_table(head, [against(a, b, runs) for a, b in pairs])
-        )
-    print(text)
-    known.out.mkdir(parents=True, exist_ok=True)
-    (known.out / "methods_on_photos.md").write_text(text, encoding="utf-8")
+        known.out.mkdir(parents=True, exist_ok=True)
+        (known.out / "methods_on_photos.md").write_text(report(runs, given), encoding="utf-8")
+    print(report(runs, given))
     last = [run for own in runs.values() for run in own]
     worse = [run for run in last if not known.quick and run.lines[-1]["knn_top1"] <= run.untrained]
     return 1 if worse or any(run.unharmed is False for run in last) else 0
