@@ -154,7 +154,8 @@ def table(results: dict[str, Any]) -> str:
         f"{results['threads']} thread(s)."
         + (f" Overrides: {' '.join(results['overrides'])}." * bool(results["overrides"])),
         "",
-        "| prototypes + centring | kNN top-1, % | linear, % | unique prototypes | largest duplicate set | seeds |",
+        "| prototypes + centring | kNN top-1, % | linear probe of the run, % | unique prototypes | "
+        "largest duplicate set | seeds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for cell in sorted(cells, key=ALL.index):

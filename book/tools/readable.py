@@ -59,7 +59,7 @@ def plain_cells(cell: NotebookNode, plain: PlainText) -> list[NotebookNode]:
     tags = cell.metadata.pop("tags", [])
     if kept := [tag for tag in tags if tag != "hide-input"]:
         cell.metadata["tags"] = kept
-    if "hide-input" in tags and not grading(cell, "solution"):  # a moving figure's code: folded as on the site
+    if "hide-input" in tags and not grading(cell, "solution"):  # folded as on the site
         cell.metadata["jupyter"] = {"source_hidden": True}
     for output in cell.get("outputs", []):
         output.get("metadata", {}).pop("needs_background", None)  # or JupyterLab draws a dark slab on its page

@@ -112,7 +112,7 @@ def at_home(word, world):
 
 def torchrun(words):
     """torchrun's own words, for two processes on this machine, and the script's."""
-    end = words.index("scripts/pretrain.py")
+    end = next(i for i, word in enumerate(words) if word.startswith("scripts/"))
     own = words[:end]
     if "--nproc-per-node" in own:
         own[own.index("--nproc-per-node") + 1] = "2"
@@ -154,8 +154,10 @@ def execute(command, world, folder, *more):
         assert source == "/data/downloads"
         status, said = run([words[0], str(world / "downloads"), "made", "--subset"], folder)
         return status, said, ["16 images of 2 classes"]
-    if program == "python" and words[0] == "scripts/ablation.py":
-        return *run([*words, *SMOKE, "--run.max_steps=1", *more], folder), ["[12 of 12]", "The paper reports (Table 1"]
+    if program in ("python", "torchrun") and "scripts/ablation.py" in words:
+        launcher, words = ([], words) if program == "python" else torchrun(words)
+        expected = ["[12 of 12]", "The paper reports (Table 1"]
+        return *run([*launcher, *words, *SMOKE, "--run.max_steps=1", *more], folder), expected
     if program == "python" and words[:2] == ["-m", "pytest"]:
         marked = [str(p) for p in (ROOT / "tests").rglob("test_*.py") if "\n@pytest.mark.gpu" in p.read_text()]
         status, said = run([*words, "--collect-only", "-q", "-p", "no:cacheprovider", *marked], ROOT)

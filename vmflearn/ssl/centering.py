@@ -154,10 +154,11 @@ class ProbabilityCentering(_Centering):
 
     The mean is taken in the log domain, where a responsibility of exp(-500) is still -500, and is bounded below by the
     log of the smallest normal float32 number, -87.3: a proportion that Eq. 9 read literally could not hold in float32.
-    Above the bound this is Eq. 9 to the letter. Without it the centre of a component that no image reaches follows its
-    logits down, by thousands where concentrations are large and to minus infinity (and then NaN) if they are. Nor does
-    it return at once when an image does come near: from -1000 it takes log(1000)/log(1/m) steps, 65 of them, and all
-    the while z - c, hundreds above the rest, gives that component every image.
+    Above the bound this is Eq. 9, of responsibilities as Appendix A.4 speaks of them; as printed, log C_p is not in
+    them (for that reading, give ``update`` logits without it). Without the bound the centre of a component that no
+    image reaches follows its logits down, by thousands where concentrations are large and to minus infinity (and then
+    NaN) if they are. Nor does it return at once when an image does come near: from -1000 it takes log(1000)/log(1/m)
+    steps, 65 of them, and all the while z - c, hundreds above the rest, gives that component every image.
 
     Parameters
     ----------

@@ -60,7 +60,9 @@ class DataConfig:
     download: bool = False
     """For ``timm``: whether torchvision may download what is missing in ``root``."""
     workers: Whole = 0
-    """Processes that decode images."""
+    """Processes that decode images, for each process that trains: ten are eighty on eight GPUs. What they have decoded
+    waits in shared memory, some 2 GB for ten of them; a container gives 64 MB unless it is told.
+    """
     max_side: Whole = 512
     """Images with a longer side are decoded at this size (0: never). Crops are drawn on the original size; at 512 the
     smallest local box (0.05 of the area) still has the pixels of a 96-pixel crop.
