@@ -163,7 +163,7 @@ def knn_predict(
     n_classes
         Number of classes; the greatest label plus one if None.
     chunk_size
-        Test rows at a time: memory is chunk_size x 65,536, or x n if that is less.
+        Test rows at a time: memory is chunk_size x 16,384, or x n if that is less.
 
     Returns
     -------
