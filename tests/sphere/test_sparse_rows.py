@@ -59,7 +59,7 @@ def test_a_frame_of_sparse_columns_is_a_sparse_matrix_with_names():
     with pytest.warns(UserWarning, match="sparse columns found"):
         np.testing.assert_allclose(found.score_samples(mixed), expected.score_samples(X), rtol=1e-8, atol=1e-9)
     with pytest.raises(ValueError, match="fill value must be 0"):
-        found.fit(frame.astype(pandas.SparseDtype(float, np.nan)))
+        found.fit(pandas.DataFrame(X).astype(pandas.SparseDtype(float, np.nan)))
 
 
 def test_float32_stays_float32():

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from torch.func import functional_call
 
 from vmflearn.sphere import VonMisesFisherMixture, log_normalizer
@@ -21,6 +22,8 @@ from vmflearn.train.optimizer import make_optimizer
 from vmflearn.train.per_step import StepSettings
 from vmflearn.views.masking import MaskSpec, draw_masks
 
+# AdamW divides a gradient by its own size: with torch 2.11 one of 204 numbers was 1.4e-10 off after some steps.
+CLOSE = 1e-10 if Version(torch.__version__) >= Version("2.12") else 1e-9
 WIDTH, BOTTLENECK, K, PATCH_K = 12, 6, 9, 7
 MASKS = MaskSpec((0.0, 0.5, 0.9), (0.0, 0.2, 0.0))
 
@@ -215,7 +218,7 @@ def test_steps_equal_the_longhand(normalization, shared, n_local, parts):
                 if bias:
                     keep = [*range(WIDTH), *range(2 * WIDTH, 3 * WIDTH)]
                     found, wanted = found[keep], wanted[keep]
-                torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+                torch.testing.assert_close(found, wanted, rtol=1e-10, atol=CLOSE, msg=lambda m, n=name: f"{n}: {m}")
         torch.testing.assert_close(method.centering.center, longhand.center, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(method.patch_centering.center, longhand.center2, rtol=1e-10, atol=1e-10)
     assert 0 in seen
