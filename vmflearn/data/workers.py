@@ -16,6 +16,7 @@ import pickle
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,8 @@ class WorkerLoader(DataLoader):
                     warnings.filterwarnings("ignore", "Got pickle error")  # PyTorch's, before the error itself
                     return super().__iter__()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
-                if "pickle" not in str(error):
+                # Python 3.13's message for a local class no longer names pickle.
+                if not any(frame.name == "dump" for frame in traceback.extract_tb(error.__traceback__)):
                     raise
                 raise ValueError(
                     f"the images cannot be handed to worker processes ({error}): put their class into a module that "
