@@ -123,7 +123,7 @@ def test_errors_are_one_line(trained, images, tmp_path, monkeypatch, capsys):
     torch.save({"blocks.0.nothing": torch.zeros(2)}, tmp_path / "short.pth")
     whole = ["--checkpoint", trained, "--device", "cpu"]
     for arguments, words in (
-        (["--checkpoint", tmp_path / "nowhere", "--data", images], "there is no such file"),
+        (["--checkpoint", tmp_path / "nowhere", "--data", images], "no such file or folder; give a run's folder"),
         (["--checkpoint", tmp_path / "short.pth", "--data", images], "missing: pos_embed"),
         (["--checkpoint", "timm:vit_nothing", "--data", images], "timm has no backbone named"),
         ([*whole, "--data", tmp_path / "unlike"], "it lacks b and it has c besides"),

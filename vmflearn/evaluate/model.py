@@ -117,6 +117,10 @@ def _from_timm(name: str) -> Model:
 
 
 def _from_file(path: Path, which: str, num_heads: int | None) -> Model:
+    if not path.exists():
+        raise ValueError(
+            f"checkpoint={path}: there is no such file or folder; give a run's folder, a file of weights, or {TIMM}NAME"
+        )
     path, content, _ = newest_weights(path)
     backbone, head = load_published(path, which, num_heads=num_heads)
     rule = str(getattr(backbone, "position_interpolation", "timm"))
