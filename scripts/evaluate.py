@@ -62,6 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from vmflearn import distributed
     from vmflearn.evaluate.commands import load_command
     from vmflearn.evaluate.model import load_model
+    from vmflearn.evaluate.report import check_output
     from vmflearn.train import ConfigError
     from vmflearn.train.runs.launch import join_processes
 
@@ -74,6 +75,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
                 f"--batch-size must be 1 or more and --workers 0 or more, got {arguments.batch_size} and "
                 f"{arguments.workers}"
             )
+        if arguments.output is not None:
+            distributed.on_first(lambda: check_output(arguments.output))
         if command.NEEDS_MODEL:
             model = load_model(
                 arguments.checkpoint, which=arguments.which, num_heads=arguments.num_heads, size=arguments.size
@@ -94,9 +97,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if distributed.rank() == 0:
         for note in report.notes:
             print(f"note: {note}", file=sys.stderr)
-        print(report.table())
-        if arguments.output is not None:
-            report.write(arguments.output)
+        try:
+            print(report.table(), flush=True)
+        finally:  # though nobody may read the table any more
+            if arguments.output is not None:
+                report.write(arguments.output)
 
 
 def _device(asked: str) -> str:

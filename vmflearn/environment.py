@@ -36,7 +36,10 @@ def describe_environment() -> dict[str, object]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that is never there in part."""
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(aside, path)
+    """Write a file that is never there in part, whoever else writes it at the same time."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)  # there if the disk is full

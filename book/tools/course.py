@@ -242,7 +242,7 @@ def main() -> int:
         released = write_nbgrader(names, args.out / "nbgrader", plain_text())
         write_student(released, args.out / "student")
         write_instructor(names, args.out / "instructor")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"no course: {error}")
     print(f"{len(names)} chapters in {args.out}: nbgrader, student (and student.zip), instructor")
     return 0

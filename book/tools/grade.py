@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import os
 import re
 import select
@@ -35,7 +36,7 @@ from chapters import BOOK, NOTEBOOKS, SRC, chapter_names, read_chapter
 from closed_room import room
 from exercises import Exercise, chapter_exercises
 from readable import grading
-from submissions import Submission, collect, squeezed
+from submissions import Submission, collect, printable, squeezed
 
 RUNS = re.compile(r'ROOT / "runs" / "([\w.-]+)"')  # how a chapter names the folder that it trains in
 CONTEXT_SECONDS = 900  # for a chapter's own cells; chapter 8 trains for two minutes the first time
@@ -186,7 +187,7 @@ def replaced(verdicts: list[dict[str, Any]]) -> str:
 
 def rows(submission: Submission, exercises: list[Exercise], found: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of the table for one submission."""
-    file = str(submission.path)
+    file = printable(str(submission.path))
     if submission.fault and not exercises:
         return [dict(zip(COLUMNS, [submission.student, "", "", 0, 0, submission.fault, file], strict=True))]
     lines = []
@@ -236,6 +237,7 @@ def grade(folder: Path, out: Path, limits: Limits, src: Path = SRC) -> list[dict
     returned = collect(folder, exercises, book)
     if not returned:
         raise GradingError(f"no notebook (*.ipynb) in {folder}")
+    check_place(out)
     lines: list[dict[str, Any]] = []
     for submission in returned:
         if submission.fault:
@@ -257,6 +259,22 @@ def grade(folder: Path, out: Path, limits: Limits, src: Path = SRC) -> list[dict
         done = len({line["file"] for line in lines})
         raise Stopped(f"stopped: {done} of {len(returned)} notebooks are in {out / 'grades.csv'}, the others are not")
     return lines
+
+
+def check_place(out: Path) -> None:
+    """See that the grades can be written before a class is graded; nothing is left there."""
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        if (out / "grades.csv").exists():
+            with (out / "grades.csv").open("a"):
+                pass
+        if made:
+            out.rmdir()
+    except OSError as error:
+        raise GradingError(f"{out} cannot be written to ({error.strerror}): give another folder with --out") from None
 
 
 def write(lines: list[dict[str, Any]], out: Path, titles: dict[str, str]) -> None:
@@ -285,7 +303,10 @@ def main() -> int:
     args = parser.parse_args()
     if not args.folder.is_dir():
         sys.exit(f"{args.folder} is no folder")
-    out = args.out or args.folder.with_name(args.folder.resolve().name + "-grades")
+    if not (0 < args.seconds < math.inf and 0 < args.memory < math.inf):
+        parser.error(f"--seconds and --memory must be positive, got {args.seconds:g} and {args.memory:g}")
+    named = args.folder if args.folder.name not in ("", "..") else args.folder.resolve()  # "." lies in another folder
+    out = args.out or named.with_name(named.name + "-grades")
     with tempfile.TemporaryDirectory() as scratch:
         if not room(Path(scratch), []):
             print("no closed room on this system (Linux namespaces): returned code can read, write and use the network")

@@ -132,7 +132,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         kept = refresh(select(args.names), args.out, overwrite=args.overwrite)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"no readable copy: {error}")
     for path in kept:
         print(f"{path} has changes of yours and is kept as it is; remove it, or give --overwrite, for a fresh one")

@@ -76,7 +76,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         written = release(select(args.names), args.out)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"nothing is released: {error}")
     for path in written:
         print(path)

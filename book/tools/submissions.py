@@ -29,6 +29,11 @@ class Submission:
     notes: dict[str, str] = field(default_factory=dict)
 
 
+def printable(name: str) -> str:
+    """A name with what is no text in it written out, ``\\udce9`` say: archives of other systems have such names."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def squeezed(source: str) -> str:
     """A cell's source, however the lines end."""
     return "\n".join(line.rstrip() for line in source.strip().splitlines())
@@ -127,7 +132,7 @@ def collect(folder: Path, chapters: dict[str, list[Exercise]], book: dict[str, s
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         student, chapter = whose(path, folder, chapters)
-        returned = Submission(student, chapter, path)
+        returned = Submission(printable(student), chapter, path)
         try:
             cells = cells_of(path)
             returned.chapter = chapter_by_cells(cells, chapters) or chapter

@@ -18,7 +18,7 @@ from chapters import BOOK, NOTEBOOKS, SRC, chapter_names, read_chapter
 from closed_room import UNSHARE, room
 from course import release_notebook, source_notebook
 from exercises import chapter_exercises
-from grade import Chapter, GradingError, Limits, grade
+from grade import Chapter, GradingError, Limits, grade, main
 from grade import write as write_grades
 from plain import PlainText
 from submissions import collect, squeezed
@@ -336,6 +336,39 @@ def test_a_chapter_that_fails_here_is_named_and_nothing_is_graded(course, tmp_pa
     with pytest.raises(GradingError, match="no notebook"):
         grade(tmp_path / "src", tmp_path / "grades", LIMITS, course.src)
     assert not (tmp_path / "grades").exists()
+
+
+def test_names_that_are_no_text_get_their_grades(course, tmp_path):
+    """Archives that Windows made have such names; all grades were lost when the table was written."""
+    place = tmp_path / "in" / os.fsdecode(b"Jos\xe9") / f"{NAME}.ipynb"
+    place.parent.mkdir(parents=True)
+    place.write_text("{")
+    grade(tmp_path / "in", tmp_path / "grades", LIMITS, course.src)
+    with (tmp_path / "grades" / "grades.csv").open(encoding="utf-8") as file:
+        assert {line["student"] for line in csv.DictReader(file)} == {"Jos\\udce9"}
+    assert len([*(tmp_path / "grades" / "feedback").iterdir()]) == 1
+
+
+def test_a_place_for_no_grades_is_said_before_anything_is_graded(course, tmp_path):
+    (tmp_path / "in").mkdir()
+    nbformat.write(course.release, tmp_path / "in" / f"b_{NAME}.ipynb")
+    (tmp_path / "grades").touch()
+    with pytest.raises(GradingError, match=r"grades cannot be written to \(File exists\): give another folder"):
+        grade(tmp_path / "in", tmp_path / "grades", LIMITS, course.src)
+
+
+def test_the_folder_that_one_is_in_can_be_graded(tmp_path, monkeypatch, capsys):
+    """Its grades lie beside it."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.ipynb").write_text("{")
+    monkeypatch.chdir(tmp_path / "in")
+    monkeypatch.setattr(sys, "argv", ["grade.py", "."])
+    assert main() == 0
+    assert (tmp_path / "in-grades" / "grades.csv").is_file()
+    monkeypatch.setattr(sys, "argv", ["grade.py", ".", "--seconds", "-1"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--seconds and --memory must be positive, got -1 and 2" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")

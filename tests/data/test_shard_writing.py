@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -150,6 +151,12 @@ def test_what_was_passed_over_in_the_folder_is_kept_in_the_manifest(tmp_path, fo
 def test_what_an_older_conversion_left_half_done_is_no_shard(tmp_path, folder):
     write_shards(folder, tmp_path / "out")
     (tmp_path / "out" / ".shard-000001.tar").write_bytes(b"part")
+    assert len(open_shards(tmp_path / "out")) == 10
+
+
+def test_names_that_are_no_text_are_taken(tmp_path, folder):
+    (folder / "3.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    write_shards(folder, tmp_path / "out")
     assert len(open_shards(tmp_path / "out")) == 10
 
 

@@ -1,6 +1,7 @@
 """Features of sources: the numbers, what is left out, and what a kill leaves behind."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -158,6 +159,57 @@ def test_a_damaged_part_is_said_and_made_anew(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"part-0000001\.npy is damaged and was taken out"):
         extract(model(), source, cache=cache)
     assert len(extract(model(), source, cache=cache).rows) == 9
+
+
+@pytest.mark.parametrize("name", ["features.npy", "rows.npy"])
+def test_a_damaged_whole_is_said_and_made_anew(folder, tmp_path, name):
+    source, cache = open_images(folder), tmp_path / "cache"
+    want = np.array(extract(model(), source, cache=cache).values)
+    (path,) = cache.glob(f"*/{name}")
+    path.write_bytes(path.read_bytes()[:100] if name == "features.npy" else b"")
+    with pytest.raises(ValueError, match=f"{path.parent} is damaged and was taken out .*: the same command"):
+        extract(model(), source, cache=cache)
+    np.testing.assert_array_equal(extract(model(), source, cache=cache).values, want)
+
+
+def test_an_image_that_was_mended_is_taken_in(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "PART", 3)
+    source, cache, ours = open_images(folder), tmp_path / "cache", model()
+    assert len(extract(ours, source, cache=cache).rows) == 9
+    Image.new("RGB", (12, 16), (4, 8, 100)).save(folder / "a" / "4.png")
+    ours.backbone.seen = 0
+    found = extract(ours, source, cache=cache)
+    assert (len(found.rows), found.notes, ours.backbone.seen) == (10, [], 3)  # its part alone is made anew
+    np.testing.assert_array_equal(found.values, extract(model(), source).values)
+    assert {path.name for path in cache.glob("*/*")} == {"about.json", "features.npy", "rows.npy"}
+
+
+def test_another_command_that_joins_the_parts_first_is_no_error(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "PART", 3)
+    load, calls = extraction._Disk._load, []
+
+    def slow(store, path):
+        calls.append(path)
+        if len(calls) == 1:
+            store._assemble(4)  # the other command does what this one is at
+        return load(store, path)
+
+    monkeypatch.setattr(extraction._Disk, "_load", slow)
+    found = extract(model(), open_images(folder), cache=tmp_path / "cache")
+    np.testing.assert_allclose(found.values, longhand(open_images(folder))[1], rtol=1e-5)
+
+
+def test_what_another_command_is_writing_stays_and_what_a_kill_has_left_goes(folder, tmp_path):
+    source, cache = open_images(folder), tmp_path / "cache"
+    extract(model(), source, cache=cache)
+    (whole,) = cache.glob("*/rows.npy")
+    whole.unlink()
+    fresh, old = (whole.with_name(f"{name}.npy.7.tmp") for name in ("fresh", "old"))
+    for path in (fresh, old):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    extract(model(), source, cache=cache)
+    assert (fresh.exists(), old.exists()) == (True, False)
 
 
 def test_nothing_readable_and_nothing_finite_are_errors(folder, tmp_path):

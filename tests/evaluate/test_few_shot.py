@@ -62,6 +62,14 @@ def test_a_published_list_gives_the_rows_it_names(tmp_path):
         rows_named(source, tmp_path / "list.txt")
 
 
+def test_a_list_of_another_editor_is_read_and_what_is_no_text_refused(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf7\r\n400\r\n")
+    assert rows_named(PhotoImages("test"), tmp_path / "list.txt").tolist() == [7, 400]
+    (tmp_path / "list.txt").write_bytes(b"7\n\x80")
+    with pytest.raises(ValueError, match=r"list\.txt is no text: it must name images, one a line"):
+        rows_named(PhotoImages("test"), tmp_path / "list.txt")
+
+
 def test_a_name_that_several_images_have_is_none(tmp_path):
     for name in ("a/1.png", "b/1.png", "b/2.png"):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -250,6 +250,18 @@ def test_views_are_those_of_the_recipe_and_the_network():
     assert "RandAugment" not in str(train_transform(colours, plain))
 
 
+@pytest.mark.parametrize(("magnitude", "bits"), [(0, 4), (5, 2), (10, 0)])
+def test_posterising_keeps_the_highest_bits_or_none(magnitude, bits):
+    """To keep none is the strongest of RandAugment in both recipes, of one image in 660; Pillow 13 refuses it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    for recipe in ("deit", "beit-small"):
+        transform = train_transform(network_for(), RECIPES[recipe])
+        (operation,) = [op for step in transform.transforms for op in getattr(step, "ops", ()) if op.name[:4] == "Post"]
+        operation.prob, operation.magnitude, operation.magnitude_std = 1.0, magnitude, 0
+        found = np.asarray(operation(Image.fromarray(pixels)))
+        np.testing.assert_array_equal(found, pixels.astype(int) >> (8 - bits) << (8 - bits))
+
+
 def test_test_images_keep_their_margin():
     """Pillow's own resampling, longhand: the shorter side at 30 pixels, then the central 24."""
     pixels = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)

@@ -1,11 +1,13 @@
 import json
+import os
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from vmflearn.environment import write_whole
 from vmflearn.evaluate.intervals import bootstrap_interval
-from vmflearn.evaluate.report import Report
+from vmflearn.evaluate.report import Report, check_output
 
 
 def test_the_interval_of_a_share_is_that_of_many_drawings():
@@ -58,3 +60,36 @@ def test_a_report_is_a_table_and_json(tmp_path):
     assert (content["notes"], content["details"]) == (["a note"], {"more": [1]})
     assert {"git_commit", "torch", "device", "command"} <= set(content["environment"])
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["result.json"]
+
+
+def test_what_is_not_a_number_is_null(tmp_path):
+    """JSON has no NaN: programs other than Python's refuse the whole file."""
+    report = Report(
+        "retrieval", [{"mAP": np.float32("nan")}], {}, details={"easy": [0.5, float("nan"), (1.0, -np.inf)]}
+    )
+    report.write(tmp_path / "result.json")
+    content = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+    assert (content["rows"], content["details"]) == ([{"mAP": None}], {"easy": [0.5, None, [1.0, None]]})
+
+
+def test_a_place_for_no_result_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    check_output(tmp_path / "new" / "result.json")
+    assert [*(tmp_path / "new").iterdir()] == []
+    for place, reason in ((tmp_path, "it is a folder"), (tmp_path / "file" / "result.json", "File exists")):
+        with pytest.raises(ValueError, match=f"--output {place} cannot be written .{reason}.: give another file"):
+            check_output(place)
+
+
+def test_two_that_write_one_file_do_not_take_each_others(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def slow(source, target):
+        monkeypatch.undo()
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        write_whole(tmp_path / "file", "another process's")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", slow)
+    write_whole(tmp_path / "file", "ours")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "ours")]

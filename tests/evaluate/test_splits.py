@@ -44,3 +44,13 @@ def test_classes_in_another_order_are_not_the_same(tmp_path):
     with pytest.raises(ValueError, match="in their order: the order is another"):
         open_splits(str(tmp_path / "shards"))
     assert unlike_classes(("a", "b", "c"), ("a", "c")) == "it lacks b"
+
+
+def test_tar_files_beside_images_are_refused(tmp_path):
+    """The archives of the classes, left where they were unpacked: they had been taken for the data set's shards."""
+    root = write(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "val/b/2.png")
+    (root / "train" / "._a.tar").touch()  # another system's
+    assert open_splits(str(root))[0].class_names == ("a", "b")
+    (root / "train" / "a.tar").touch()
+    with pytest.raises(ValueError, match=r"train holds tar files beside images, a\.tar and a/1\.png among them"):
+        open_splits(str(root))

@@ -1,5 +1,6 @@
 """The script as its user runs it, on real files in their published layout, made small."""
 
+import contextlib
 import json
 import os
 import runpy
@@ -131,11 +132,21 @@ def test_errors_are_one_line(trained, images, tmp_path, monkeypatch, capsys):
         ([*whole, "--data", images, "--k", 37], "k must be 1 to the number of train images, 36, got 37"),
         ([*whole, "--data", images, "--device", "nonsense"], "--device nonsense cannot be used"),
         ([*whole, "--data", images, "--batch-size", 0], "--batch-size must be 1 or more"),
+        ([*whole, "--data", tmp_path, "--output", tmp_path], "cannot be written (it is a folder)"),  # before all else
     ):
         code, out, err = evaluate(monkeypatch, capsys, "knn", *arguments)
         assert (code, out) == (2, ""), err
         assert words in err
         assert len(err.splitlines()) == 1, err
+
+
+def test_a_result_is_written_though_nobody_reads_the_table(trained, images, tmp_path, monkeypatch, capsys):
+    words = ["knn", "--checkpoint", trained, "--device", "cpu", "--data", images, "--output", tmp_path / "result.json"]
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # which cannot be closed either
+        monkeypatch.setattr(sys, "stdout", full)
+        code, _, err = evaluate(monkeypatch, capsys, *words)
+    assert (code, err) == (2, "error: [Errno 28] No space left on device\n")
+    assert json.loads((tmp_path / "result.json").read_text())["rows"]
 
 
 def test_a_killed_command_goes_on_and_gives_the_same(trained, images, tmp_path):

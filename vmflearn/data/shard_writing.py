@@ -153,7 +153,7 @@ def _plan(images: ImageFiles, shard_size: int) -> dict[str, Any]:
     """What tells one conversion from another: names and sizes of the images, not all their bytes, which takes hours."""
     listing = hashlib.sha256()
     for index in range(len(images)):
-        listing.update(f"{images.name(index)}\0{images.size(index)}\n".encode())
+        listing.update(os.fsencode(f"{images.name(index)}\0{images.size(index)}\n"))  # names need be no text
     return {"format": FORMAT, "images": len(images), "listing": listing.hexdigest(), "shard_size": shard_size}
 
 

@@ -4,13 +4,16 @@ A cache has a folder for every combination of weights, images, transformation an
 holds parts of `PART` images, each whole or not there: whoever starts again, with any number of processes, makes the
 parts that are missing. At the end they become one array, which is memory-mapped: a million images take no memory but
 for what is looked at. Images are known by their names and the pixels of three of them: whoever changes others under the
-same names empties the cache.
+same names empties the cache. Those that could not be read are tried again, since they may have been mended. Commands
+that need the same features at the same time each make them, and get the same.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,8 @@ from vmflearn.evaluate.readouts import OUTPUT, Readout
 
 PART = 512
 """Images of a part: what a kill can cost each process."""
+ABANDONED = 86_400
+"""Seconds after which a file that was begun is one that a kill has left."""
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -108,7 +113,7 @@ def extract(
     """
     store = _Memory() if cache is None else _Disk(cache, _about(model, source, readout, precision))
     n_parts = -(-len(source) // PART)
-    missing = distributed.on_first(lambda: store.missing(n_parts))
+    missing = distributed.on_first(lambda: store.missing(source))
     mine = missing[distributed.rank() :: distributed.world_size()]
 
     def work() -> None:
@@ -231,8 +236,8 @@ class _Memory:
     def __init__(self) -> None:
         self._parts: dict[int, NDArray[np.float32]] = {}
 
-    def missing(self, n_parts: int) -> list[int]:
-        return list(range(n_parts))
+    def missing(self, source: ImageSource) -> list[int]:
+        return list(range(-(-len(source) // PART)))
 
     def put(self, part: int, values: NDArray[np.float32]) -> None:
         self._parts[part] = values
@@ -256,50 +261,100 @@ class _Disk:
     def _path(self, part: int) -> Path:
         return self._folder / f"part-{part:07d}.npy"
 
-    def missing(self, n_parts: int) -> list[int]:
+    def _is_whole(self) -> bool:
+        return (self._folder / "rows.npy").exists()
+
+    def missing(self, source: ImageSource) -> list[int]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        if (self._folder / "rows.npy").exists():
-            return []
+        if self._is_whole():
+            values, rows = self._load_whole()
+            mended = [i for i in np.setdiff1d(np.arange(len(source)), rows).tolist() if _can_be_read(source, i)]
+            if not mended:
+                return []
+            self._divide(values, rows, len(source), mended)
         (self._folder / "about.json").write_text(self._text + "\n", encoding="utf-8")
         for left in self._folder.glob("*.tmp"):
-            left.unlink(missing_ok=True)
-        return [part for part in range(n_parts) if not self._path(part).exists()]
+            with contextlib.suppress(FileNotFoundError):  # another command's, which is done with it
+                if time.time() - left.stat().st_mtime > ABANDONED:
+                    left.unlink()
+        return [part for part in range(-(-len(source) // PART)) if not self._path(part).exists()]
+
+    def _divide(self, values: NDArray[np.float32], rows: NDArray[np.int64], n: int, without: list[int]) -> None:
+        """Make parts of the whole array again, but for those of some images."""
+        for start in range(0, n, PART):
+            stop = min(start + PART, n)
+            if not any(start <= image < stop for image in without):
+                first, last = np.searchsorted(rows, (start, stop))
+                part = np.full((stop - start, values.shape[1]), np.nan, dtype=np.float32)
+                part[rows[first:last] - start] = values[first:last]
+                self.put(start // PART, part)
+        (self._folder / "rows.npy").unlink()
 
     def put(self, part: int, values: NDArray[np.float32]) -> None:
         _save(self._path(part), values)
 
     def whole(self, n_parts: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         distributed.on_first(lambda: self._assemble(n_parts))
-        values, rows = (np.load(self._folder / f"{name}.npy", mmap_mode="r") for name in ("features", "rows"))
+        return self._load_whole()
+
+    def _load_whole(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        places = [self._folder / name for name in ("features.npy", "rows.npy")]
+        try:
+            values, rows = (np.load(place, mmap_mode="r") for place in places)
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            for place in places:
+                place.unlink(missing_ok=True)
+            raise ValueError(_damaged(self._folder, error)) from None
         return values, rows
 
     def _assemble(self, n_parts: int) -> None:
         """One array of all parts, and then none of them."""
         paths = [self._path(part) for part in range(n_parts)]
-        if not (self._folder / "rows.npy").exists():
-            kept = [np.isfinite(self._load(path)).all(axis=1) for path in paths]
-            rows = np.flatnonzero(np.concatenate(kept))
-            width = self._load(paths[0]).shape[1]
-            aside = self._folder / f"features.{os.getpid()}.tmp"
-            array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=(max(len(rows), 1), width))
-            start = 0
-            for path, keep in zip(paths, kept, strict=True):
-                stop = start + int(keep.sum())
-                array[start:stop] = self._load(path)[keep]
-                start = stop
-            array.flush()
-            del array
-            os.replace(aside, self._folder / "features.npy")
-            _save(self._folder / "rows.npy", rows)
+        aside = self._folder / f"features.{os.getpid()}.tmp"
+        try:
+            if not self._is_whole():
+                self._join(paths, aside)
+        except FileNotFoundError:
+            if not self._is_whole():  # else another command has joined the parts meanwhile
+                raise
+        finally:
+            aside.unlink(missing_ok=True)
         for path in paths:
             path.unlink(missing_ok=True)
+
+    def _join(self, paths: list[Path], aside: Path) -> None:
+        kept = [np.isfinite(self._load(path)).all(axis=1) for path in paths]
+        rows = np.flatnonzero(np.concatenate(kept))
+        width = self._load(paths[0]).shape[1]
+        array = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=(max(len(rows), 1), width))
+        start = 0
+        for path, keep in zip(paths, kept, strict=True):
+            stop = start + int(keep.sum())
+            array[start:stop] = self._load(path)[keep]
+            start = stop
+        array.flush()
+        del array
+        os.replace(aside, self._folder / "features.npy")
+        _save(self._folder / "rows.npy", rows)
 
     def _load(self, path: Path) -> NDArray[np.float32]:
         try:
             return np.load(path)
         except (ValueError, EOFError) as error:
-            path.unlink()
-            raise ValueError(f"{path} is damaged and was taken out ({error}): the same command makes it anew") from None
+            path.unlink(missing_ok=True)
+            raise ValueError(_damaged(path, error)) from None
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path} is damaged and was taken out ({error}): the same command makes it anew"
+
+
+def _can_be_read(source: ImageSource, index: int) -> bool:
+    try:
+        source.pixels(index)
+    except UnreadableImage:
+        return False
+    return True
 
 
 def _save(path: Path, values: NDArray) -> None:

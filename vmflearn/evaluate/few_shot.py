@@ -121,9 +121,13 @@ def rows_named(source: ImageSource, file: Path) -> Tensor:
     Raises
     ------
     ValueError
-        If the list is empty, or names images that the source has not, or has several of: some are told.
+        If the list is no text or empty, or names images that the source has not, or has several of: some are told.
     """
-    wanted = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # editors of Windows put a mark in front
+    except UnicodeDecodeError:
+        raise ValueError(f"the list {file} is no text: it must name images, one a line") from None
+    wanted = [line.strip() for line in lines if line.strip()]
     names = [source.path(row).name for row in range(len(source))]
     numbers = {name: row for row, name in enumerate(names)}
     counts = Counter(names) if len(numbers) < len(names) else {}

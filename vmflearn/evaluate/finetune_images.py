@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -70,7 +70,7 @@ def _together(items: Sequence[Any]) -> Any:
 
 def train_transform(model: Model, recipe: Recipe) -> Any:
     """Augmentation of a recipe by timm, for the images that a network takes."""
-    return create_transform(
+    transform = create_transform(
         model.size,
         is_training=True,
         auto_augment=recipe.auto_augment or None,
@@ -80,6 +80,16 @@ def train_transform(model: Model, recipe: Recipe) -> Any:
         mean=model.mean,
         std=model.std,
     )
+    for step in transform.transforms:
+        for operation in getattr(step, "ops", ()):  # those that RandAugment chooses from
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """As timm's; of no bit at all black is left, which the strongest of the recipes asks for and Pillow 13 refuses."""
+    return auto_augment.posterize(image, bits, **options) if bits > 0 else Image.new(image.mode, image.size)
 
 
 def test_transform(model: Model) -> Any:

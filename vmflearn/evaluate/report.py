@@ -1,6 +1,8 @@
 """What a protocol found: rows for people, and the same with everything it depends on as JSON."""
 
 import json
+import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +46,7 @@ class Report:
         )
 
     def write(self, path: str | Path) -> None:
-        """Write everything as JSON, whole or not at all."""
+        """Write everything as JSON, whole or not at all; what is not a number is null, as JSON knows no NaN."""
         content = {
             "protocol": self.protocol,
             "rows": self.rows,
@@ -55,7 +57,35 @@ class Report:
         }
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(content, indent=2, default=_plain) + "\n")
+        write_whole(path, json.dumps(_without_nan(content), indent=2, default=_plain, allow_nan=False) + "\n")
+
+
+def check_output(path: str | Path) -> None:
+    """Refuse a place where no result could be written, which would show after all the work.
+
+    Raises
+    ------
+    ValueError
+        Which says why; if there is no folder for it, that is made.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output {path} cannot be written ({error.strerror or error}): give another file") from None
+
+
+def _without_nan(value: object) -> object:
+    """The same with None for numbers that are not finite, inside of dictionaries and lists too."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_intervals(row: Mapping[str, object]) -> dict[str, str]:
@@ -79,4 +109,4 @@ def _text(value: object) -> str:
 def _plain(value: object) -> object:
     """Numbers of numpy and paths, which JSON does not know."""
     item = getattr(value, "item", None)
-    return item() if callable(item) else str(value)
+    return _without_nan(item()) if callable(item) else str(value)

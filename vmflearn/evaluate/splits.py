@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photo_source import PhotoImages
+from vmflearn.data.scanning import is_hidden, printable, scan_folder
 from vmflearn.data.sources import open_source
 
 NAMED = ("torch/", "hfds/")
@@ -46,8 +47,17 @@ def open_splits(
 
 
 def open_images_or_shards(folder: Path) -> ImageSource:
-    """A folder of images, or one of shards if it holds tar files."""
-    return open_source("shards" if any(folder.glob("*.tar")) else "folder", folder)
+    """A folder of images, or one of shards if it holds tar files; ValueError if it holds both."""
+    archives = sorted(path.name for path in folder.glob("*.tar") if not is_hidden(path.name))
+    if not archives:
+        return open_source("folder", folder)
+    images, _ = scan_folder(folder)
+    if images:
+        raise ValueError(
+            f"{folder} holds tar files beside images, {printable(archives[0])} and {printable(images[0])} among them: "
+            "take one kind out, or give a folder of the other alone"
+        )
+    return open_source("shards", folder)
 
 
 def _parts_of(folder: Path) -> tuple[Path, Path]:

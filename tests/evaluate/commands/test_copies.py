@@ -101,6 +101,16 @@ def test_an_original_of_another_image_is_not_found_first(evaluate, data):
     assert all(scores[path.name] <= (0 + 1 / 2) / 2 for path in (a, b))
 
 
+def test_images_that_were_replaced_have_features_of_their_own(evaluate, data, tmp_path):
+    words = ("copies", "--data", data, "--size", 32, "--cache", tmp_path / "cache")
+    evaluate.result(*words)
+    a, b = (data / "strong" / altered(i) for i in (0, 5))
+    other = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(other)
+    assert evaluate.result(*words)["details"] == evaluate.result(*words[:-2])["details"]
+
+
 def test_bad_input_has_one_line(evaluate, data):
     (data / "strong" / "999901.jpg").write_bytes((data / "strong" / altered(0)).read_bytes())
     code, _, err = evaluate("copies", "--data", data)

@@ -97,3 +97,13 @@ def test_lists_mean_their_images_where_one_cannot_be_read(evaluate, classes, lon
     )
     assert result["rows"][0]["top1"] == pytest.approx(hits.mean())
     assert "1 images of the lists cannot be read and were left out" in result["notes"]
+
+
+def test_nothing_to_do_has_one_line(evaluate, classes):
+    for words, message in (
+        (("--splits", 0), "--splits must be 1 or more, got 0"),
+        (("--per-class", "--share", 0), "nothing is asked for: give numbers with --per-class, a --share, or lists"),
+    ):
+        code, out, err = evaluate("fewshot", "--data", classes, *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"error: {message}")

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from vmflearn.data.photo_source import PhotoImages
+from vmflearn.data.shard_writing import alone
 from vmflearn.evaluate.commands.finetune import _report
 from vmflearn.evaluate.recipes import RECIPES
 
@@ -86,6 +87,9 @@ def test_bad_input_has_one_line(evaluate, data, tmp_path):
         assert code == 2
         return err.splitlines()[-1]
 
+    (tmp_path / "run").mkdir()
+    with alone(tmp_path / "run"):
+        assert line() == f"error: another process is writing to {tmp_path / 'run'}; wait for it, or give another folder"
     assert evaluate(*words)[0] == 0
     assert line("--lr", 0.1).endswith("(lr: 0.003 -> 0.1): give another --run-dir, or remove it")
     last = data / "train" / "standing" / "47.png"

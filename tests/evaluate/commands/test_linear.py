@@ -67,3 +67,14 @@ def test_classifiers_of_other_settings_are_not_taken_up(evaluate, classes):
     evaluate.result(*augmented, "--epochs", 3, "--cache", cache)
     assert len(list(cache.glob("linear-*.pt"))) == 7
     assert all(torch.load(path, weights_only=True)["sweep"]["epoch"] in (2, 3) for path in cache.glob("linear-*.pt"))
+
+
+def test_classifiers_that_were_damaged_are_named(evaluate, classes, tmp_path):
+    words = ("linear", "--data", classes, "--frozen", "--epochs", 1, "--blocks", 1, "--cache", tmp_path)
+    assert evaluate(*words)[0] == 0
+    (kept,) = tmp_path.glob("linear-*.pt")
+    kept.write_bytes(kept.read_bytes()[:500])
+    code, _, err = evaluate(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {kept} cannot be read (")
+    assert err.endswith("): remove it to train anew\n")

@@ -123,6 +123,15 @@ def test_an_unreadable_image_stops_it_and_the_same_command_goes_on(evaluate, dat
     assert evaluate.result(*words)["rows"] == first["rows"]
 
 
+def test_images_that_were_replaced_have_features_of_their_own(evaluate, data, tmp_path):
+    words = ("retrieval", "--data", data, "--size", 48, "--cache", tmp_path / "cache")
+    evaluate.result(*words)
+    for number in (0, N_IMAGES):
+        place = data / "jpg" / f"image_{number}.jpg"
+        place.write_bytes((data / "jpg" / f"image_{number + 1}.jpg").read_bytes())
+    assert evaluate.result(*words)["details"] == evaluate.result(*words[:-2])["details"]
+
+
 def test_bad_input_has_one_line(evaluate, data):
     (data / "jpg" / "image_2.jpg").unlink()
     code, _, err = evaluate("retrieval", "--data", data)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vmflearn.data.shard_writing import alone
 from vmflearn.evaluate.commands.segmentation import _features
 from vmflearn.evaluate.davis import open_sequence, read_mask, write_mask
 from vmflearn.evaluate.model import load_model
@@ -151,6 +152,17 @@ def test_masks_of_other_settings_are_not_mixed(evaluate, data, tmp_path):
         2,
         f"error: --masks {tmp_path / 'masks'} holds other things: give a folder of its own",
     )
+
+
+def test_a_folder_has_one_command_and_is_not_spoiled_by_a_wrong_one(evaluate, data, tmp_path):
+    masks = tmp_path / "masks"
+    words = ("segmentation", "--data", data, "--size", 64, "--masks", masks)
+    code, _, err = evaluate(*words, "--k", 0)
+    assert (code, "k at least 1" in err) == (2, True)
+    with alone(masks):
+        code, _, err = evaluate(*words)
+    assert (code, err) == (2, f"error: another process is writing to {masks}; wait for it, or give another folder\n")
+    assert evaluate(*words)[0] == 0
 
 
 def test_bad_input_has_one_line(evaluate, data, tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor
 from vmflearn.data.sources import FolderImages, open_images
 from vmflearn.evaluate.copies import Whitening, copy_descriptors, copy_scores
 from vmflearn.evaluate.copydays import open_copydays
+from vmflearn.evaluate.images_digest import images_digest
 from vmflearn.evaluate.intervals import bootstrap_interval
 from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.parts import read_ahead, rows_in_parts
@@ -65,8 +66,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
             key={
                 "protocol": "copies",
                 "weights": model.digest,
-                "folder": str(source.root.resolve()),
-                "names": source.names_digest(),
+                "images": images_digest(source),
                 "size": size,
                 "precision": arguments.precision,
                 "mean": model.mean,

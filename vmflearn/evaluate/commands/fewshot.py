@@ -45,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     """Mean and deviation over the splits; the interval is that of the test images."""
     assert model is not None
+    if arguments.splits < 1:
+        raise ValueError(f"--splits must be 1 or more, got {arguments.splits}")
+    if not (arguments.per_class or arguments.share or arguments.subset):
+        raise ValueError("nothing is asked for: give numbers with --per-class, a --share, or lists with --subset")
     readout = BEFORE_NORM if arguments.reading == "msn" else OUTPUT
     train, test, names, notes = labelled_features(arguments, model, readout)
     x_test = test.tensor(arguments.device)

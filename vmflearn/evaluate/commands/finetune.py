@@ -8,6 +8,7 @@ the same command goes on from there.
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import os
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.data.decoding import ImageSource
+from vmflearn.data.shard_writing import alone
 from vmflearn.evaluate.commands.labelled import add_data_arguments, open_labelled
 from vmflearn.evaluate.finetune import FineTuning
 from vmflearn.evaluate.finetune_images import Images, Order, load, test_transform, train_transform
@@ -76,9 +78,18 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
         "precision": arguments.precision,
         "steps_per_epoch": order.steps_per_epoch,
     }
-    losses = _train(tuning, order, Images(train, train_transform(model, recipe), arguments.seed), settings, arguments)
+    views = Images(train, train_transform(model, recipe), arguments.seed)
+    with contextlib.ExitStack() as held:
+        distributed.on_first(lambda: _hold(arguments.run_dir, held))
+        losses = _train(tuning, order, views, settings, arguments)
     predicted = _predict(tuning, Images(test, test_transform(model), arguments.seed), arguments)
     return _report(arguments.recipe, recipe, predicted, test, {**asdict(recipe), **_sizes(train, test)}, losses)
+
+
+def _hold(folder: Path, held: contextlib.ExitStack) -> None:
+    """Make the folder of the state and let no other command write to it, until `held` is closed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(alone(folder))
 
 
 def _train(
@@ -108,7 +119,6 @@ def _train(
 
 def _save(tuning: FineTuning, losses: list[float], settings: dict[str, Any], path: Path) -> None:
     """Write the state aside, then put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
     torch.save({**tuning.state_dict(), "losses": losses, "settings": settings}, aside)
     os.replace(aside, path)

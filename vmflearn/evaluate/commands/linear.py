@@ -151,9 +151,14 @@ class _State:
         """Fill a sweep from what was saved; the answers of its epochs so far."""
         if self._path is None or not self._path.exists():
             return []
-        saved = torch.load(self._path, map_location="cpu", weights_only=True)
-        sweep.load_state_dict(saved["sweep"])
-        return list(saved["hits"])
+        try:
+            saved = torch.load(self._path, map_location="cpu", weights_only=True)
+            state, hits = saved["sweep"], list(saved["hits"])
+        except Exception as error:  # a damaged file fails in any way whatever
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise ValueError(f"{self._path} cannot be read ({reason}): remove it to train anew") from None
+        sweep.load_state_dict(state)
+        return hits
 
     def save(self, sweep: LinearSweep, hits: list[Tensor]) -> None:
         """Write the state, whole or not at all."""

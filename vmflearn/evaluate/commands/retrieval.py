@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vmflearn.data.sources import FolderImages
+from vmflearn.evaluate.images_digest import images_digest
 from vmflearn.evaluate.intervals import bootstrap_interval
 from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.parts import read_ahead, rows_in_parts
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
         boxes = benchmark.boxes.tolist() if crop else None
         settings = {"scales": arguments.scales, "size": size, "precision": arguments.precision, "boxes": boxes}
         transform = {"mean": model.mean, "std": model.std}
-        images = {"folder": str(source.root.resolve()), "names": source.names_digest()}
+        images = {"images": images_digest(source)}
         return rows_in_parts(
             len(source),
             compute,

@@ -7,6 +7,7 @@ frames (480 if it is not given).
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import shutil
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.backbones.tokens import check_tokens, token_features
+from vmflearn.data.shard_writing import alone
 from vmflearn.environment import write_whole
 from vmflearn.evaluate.davis import SHORT, Sequence, open_sequence, read_mask, sequence_names, write_mask
 from vmflearn.evaluate.intervals import bootstrap_interval
@@ -52,7 +54,6 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     size = arguments.size or SHORT
     settings = {"weights": model.digest, "precision": arguments.precision, "size": size, **propagation}
     settings["data"] = str(Path(arguments.data).resolve())  # another folder may have sequences of the same names
-    distributed.on_first(lambda: _claim(arguments.masks, settings))
     mine = names[distributed.rank() :: distributed.world_size()]
 
     def work() -> dict[str, list[ObjectScores]]:
@@ -70,8 +71,10 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
         return found
 
     scores: dict[str, list[ObjectScores]] = {}
-    for part in distributed.gather_objects(distributed.all_or_none(work)):
-        scores |= part
+    with contextlib.ExitStack() as held:
+        distributed.on_first(lambda: _claim(arguments.masks, settings, held))
+        for part in distributed.gather_objects(distributed.all_or_none(work)):
+            scores |= part
     everything = [score for name in names for score in scores[name]]
     both = np.array([score.statistics()["JF_mean"] for score in everything])
     low, high = bootstrap_interval(both, seed=arguments.seed)
@@ -83,12 +86,14 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     return Report("segmentation", rows, {**settings, "masks": str(arguments.masks)}, details={"objects": objects})
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Note what the masks of a folder are made with; ValueError if those that are in it were made otherwise."""
+def _claim(folder: Path, settings: dict[str, Any], held: contextlib.ExitStack) -> None:
+    """Hold a folder, and note what its masks are made with; ValueError if those that are in it were made otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(alone(folder))
     noted = folder / "settings.json"
-    if not noted.is_file():
-        if any(folder.iterdir()):
+    inside = [path for path in folder.iterdir() if path != noted and not path.name.endswith(".partial")]
+    if not noted.is_file() or not inside:  # what was asked for before may have been wrong, and has made nothing
+        if inside:
             raise ValueError(f"--masks {folder} holds other things: give a folder of its own")
         write_whole(noted, json.dumps(settings, indent=2) + "\n")
         return
