@@ -22,6 +22,7 @@ from tqdm import tqdm
 from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.data.decoding import ImageSource
+from vmflearn.evaluate.agreement import check_same
 from vmflearn.evaluate.commands.labelled import add_data_arguments, open_labelled
 from vmflearn.evaluate.finetune import FineTuning
 from vmflearn.evaluate.finetune_images import Images, Order, load, test_transform, train_transform
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
         "precision": arguments.precision,
         "steps_per_epoch": order.steps_per_epoch,
     }
+    check_same({**settings, "test images": images_digest(test)})
     losses = _train(tuning, order, Images(train, train_transform(model, recipe), arguments.seed), settings, arguments)
     predicted = _predict(tuning, Images(test, test_transform(model), arguments.seed), arguments)
     return _report(arguments.recipe, recipe, predicted, test, {**asdict(recipe), **_sizes(train, test)}, losses)

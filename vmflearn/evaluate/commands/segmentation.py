@@ -23,6 +23,7 @@ from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.backbones.tokens import check_tokens, token_features
 from vmflearn.environment import write_whole
+from vmflearn.evaluate.agreement import check_same
 from vmflearn.evaluate.davis import SHORT, Sequence, open_sequence, read_mask, sequence_names, write_mask
 from vmflearn.evaluate.intervals import bootstrap_interval
 from vmflearn.evaluate.model import Model
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     propagation = {name: getattr(arguments, name) for name in ("n_last", "radius", "k", "temperature")}
     size = arguments.size or SHORT
     settings = {"weights": model.digest, "precision": arguments.precision, "size": size, **propagation}
+    check_same({**settings, "sequences": names})
     settings["data"] = str(Path(arguments.data).resolve())  # another folder may have sequences of the same names
     distributed.on_first(lambda: _claim(arguments.masks, settings))
     mine = names[distributed.rank() :: distributed.world_size()]
