@@ -14,6 +14,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
 from vmflearn import distributed
+from vmflearn.sphere.arguments import refuse_masked
 from vmflearn.sphere.mixture import VonMisesFisherMixture
 from vmflearn.sphere.mixture_checks import check_count, check_same
 
@@ -84,6 +85,7 @@ def choose_components(
             check_count("each of candidates", number)
         check_count("n_folds", n_folds, least=2)
         n_rows = _num_samples(X)
+        refuse_masked(sample_weight, "sample_weight")
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         if weights is not None and weights.shape != (n_rows,):
             raise ValueError(f"sample_weight has shape {weights.shape}: give one weight per row, ({n_rows},)")

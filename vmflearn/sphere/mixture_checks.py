@@ -20,7 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
 
 from vmflearn.distributed import all_or_none, gather_rows, is_distributed, sum_over_processes, unlike
-from vmflearn.sphere.arguments import as_tensor
+from vmflearn.sphere.arguments import as_tensor, refuse_masked
 from vmflearn.sphere.em import Data
 from vmflearn.sphere.mixture_start import float64_array
 from vmflearn.sphere.rows import DenseRows, dense_rows
@@ -76,6 +76,7 @@ def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows
 
     ``reset`` tells whether the number of features is set (fit) or compared (all else).
     """
+    refuse_masked(X, "X")
     # Later the number of features has to be that of fit anyway. NaN and infinity are refused with their rows below.
     settings = {"reset": reset, "ensure_all_finite": False, "ensure_min_features": 2 if reset else 1}
     device = device_of(estimator.device, X)
@@ -144,6 +145,7 @@ def data_of(estimator: Any, X: Any, sample_weight: ArrayLike | None, first: bool
 
 def row_weights(is_zero: np.ndarray, sample_weight: ArrayLike | None, warn: bool = True) -> np.ndarray:
     """Weights (n,) float64, zero for rows of zeros, of which there is a warning."""
+    refuse_masked(sample_weight, "sample_weight")
     shape = np.broadcast_to(np.float64(0.0), (len(is_zero), 1))
     weights: np.ndarray = _check_sample_weight(sample_weight, shape, dtype=np.float64, copy=True)
     if (weights < 0).any():
