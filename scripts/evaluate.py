@@ -16,6 +16,12 @@ import os
 import sys
 from pathlib import Path
 
+OWN = ("device", "workers", "batch_size", "output")
+"""What each process may have for itself."""
+PLACES = ("data", "test_data", "data_root", "checkpoint", "cache", "run_dir", "masks")
+PLACES += ("distractors", "whitening", "subset")
+"""Nodes may keep the same files in different places."""
+
 
 def main() -> int:
     """Run the command line; returns the exit status."""
@@ -60,6 +66,7 @@ def _add_common(parser: argparse.ArgumentParser, needs_model: bool, needs_data: 
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Load the network, follow the protocol, print and write what it found."""
     from vmflearn import distributed
+    from vmflearn.evaluate.agreement import check_same
     from vmflearn.evaluate.commands import load_command
     from vmflearn.evaluate.model import load_model
     from vmflearn.evaluate.report import check_output
@@ -69,6 +76,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     try:
         command, model = load_command(arguments.protocol), None
         join_processes(arguments.device)
+        check_same(_shared(arguments))
         arguments.device = _device(arguments.device)
         if arguments.batch_size < 1 or arguments.workers < 0:
             raise ValueError(
@@ -84,6 +92,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             model.backbone.to(arguments.device)
             if model.head is not None:
                 model.head.to(arguments.device)
+            sides = {"size": model.size, "resized": model.resized}
+            check_same({"weights": model.digest, **sides, "mean": model.mean, "std": model.std})
         report = command.run(arguments, model)
     except distributed.ElsewhereError:
         raise
@@ -102,6 +112,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         finally:  # though nobody may read the table any more
             if arguments.output is not None:
                 report.write(arguments.output)
+
+
+def _shared(arguments: argparse.Namespace) -> dict[str, object]:
+    """What processes must be given alike: not how they work, nor where files lie, but whether those are given."""
+    kept = {name: value for name, value in vars(arguments).items() if name not in OWN}
+    places = {name: "none" if kept[name] is None else "given" for name in PLACES if name in kept}
+    return {f"--{name.replace('_', '-')}": value for name, value in {**kept, **places}.items()}
 
 
 def _device(asked: str) -> str:

@@ -4,7 +4,7 @@ A run is distributed when ``torch.distributed`` is initialised, which ``scripts/
 Nothing here draws random numbers or depends on the order in which processes arrive.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -158,6 +158,18 @@ def gather_objects(value: T) -> list[T]:
     found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+def unlike(own: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the processes have not alike: names, each with the values of all processes, in the order of their ranks.
+
+    Plain objects. Processes that are given different things may exchange a different number of times, and then one
+    waits for ever: whatever decides on exchanges is compared before the first of them.
+    """
+    found = gather_objects(dict(own))
+    names = dict.fromkeys(name for each in found for name in each)
+    values = {name: [each.get(name, "(absent)") for each in found] for name in names}
+    return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 
 
 def log_mean_exp_over_processes(x: Tensor) -> Tensor:

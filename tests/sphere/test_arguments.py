@@ -103,3 +103,33 @@ def test_integers_and_numbers_are_doubles() -> None:
     for value in (2, 2.0, np.int32(2), np.float32(2), [2], np.array(2, dtype=np.uint8), np.array([2.0], np.longdouble)):
         assert log_normalizer(value, 3).dtype == torch.float64
         assert float(log_normalizer(value, 3)) == pytest.approx(math.log(2 / (4 * math.pi * math.sinh(2))), rel=1e-15)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "complement"])  # made here by arithmetic
+def test_masked_numbers_are_not_taken_as_if_they_were_there(name) -> None:
+    work, array = PUBLIC[name]
+    masked = np.ma.masked_array(array.copy())
+    expected = work(masked)  # nothing is masked yet
+    assert np.isfinite(np.asarray(expected)).all()
+    masked[0] = np.ma.masked
+    with pytest.raises(ValueError, match=r"is masked in [13] places: fill them"):
+        work(masked)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("init", (2, 3)), ("weights_init", (2,)), ("concentrations_init", (2,))])
+def test_starts_of_every_kind(name, shape) -> None:
+    """Tensors of any real type and lists are the numbers in them; what is none is refused by its name."""
+    numbers = np.arange(1, 1 + math.prod(shape)).reshape(shape)[..., ::-1]
+
+    def start(value):
+        mixture = VonMisesFisherMixture(2, **{"init": X[:2], name: value}, max_iter=0).fit(X)
+        return mixture.weights_, mixture.means_, mixture.concentrations_
+
+    expected = start(numbers)
+    tensor = torch.from_numpy(numbers.copy())
+    for value in (tensor, tensor.bfloat16(), tensor.double().requires_grad_(), numbers.tolist(), numbers.astype("O")):
+        for one, two in zip(start(value), expected, strict=True):
+            np.testing.assert_array_equal(one, two)
+    for value in (tensor + 0j, numbers + 0j, "a" if name != "init" else [["a"]], lambda: 0, [[1.0], [1.0, 2.0]]):
+        with pytest.raises(ValueError, match=f"^{name} must "):
+            start(value)

@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 
-from vmflearn.sphere import HypersphericalUniform, VonMisesFisher
+from vmflearn.sphere import HypersphericalUniform, PowerSpherical, VonMisesFisher
 from vmflearn.sphere.directed import DirectedDistribution
 
 
@@ -75,6 +75,24 @@ def test_to_another_dtype_and_back() -> None:
     uniform = HypersphericalUniform(3, (2,), dtype=torch.float64, validate_args=False).to(dtype=torch.float16)
     assert (uniform.sample().dtype, uniform.batch_shape, uniform._validate_args) == (torch.float16, (2,), False)
     assert uniform.to("meta").device == torch.device("meta")
+
+
+def test_a_dtype_may_come_first_as_in_tensors_to() -> None:
+    for large in (VonMisesFisher(unit(4), 1e6), PowerSpherical(unit(4), 1e6)):
+        assert torch.equal(large.to(torch.float32).loc, large.to(dtype=torch.float32).loc)
+        with pytest.raises(ValueError, match=r"concentration 1000000.0 has no finite value in torch.float16"):
+            large.to(torch.float16)
+        with pytest.raises(ValueError, match="to is given two dtypes"):
+            large.to(torch.float32, torch.float64)
+    narrow = VonMisesFisher(unit(4).float(), 2.0)
+    assert torch.equal(narrow.to(torch.float64).loc, narrow.to(dtype=torch.float64).loc)  # of unit length again
+    assert HypersphericalUniform(3).to(torch.float64).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", [VonMisesFisher, PowerSpherical, lambda loc, kappa: HypersphericalUniform(len(loc))])
+def test_the_density_of_integers_is_refused_in_one_line(kind) -> None:
+    with pytest.raises(ValueError, match=r"value must have a floating-point dtype, got torch.int64; convert it"):
+        kind(unit(4), 2.0).log_prob(torch.tensor([0, 1, 0, 0]))
 
 
 def test_gradients_pass_through_to() -> None:

@@ -29,6 +29,7 @@ from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.data.decoding import ImageSource, UnreadableImage
 from vmflearn.data.workers import WorkerLoader
+from vmflearn.evaluate.agreement import check_same
 from vmflearn.evaluate.images_digest import images_digest
 from vmflearn.evaluate.model import Model
 from vmflearn.evaluate.readouts import OUTPUT, Readout
@@ -107,11 +108,15 @@ def extract(
     Raises
     ------
     ValueError
-        If no image can be read, or features are not finite.
+        If no image can be read, features are not finite, or processes are given different things.
     ElsewhereError
         If another process failed.
     """
-    store = _Memory() if cache is None else _Disk(cache, _about(model, source, readout, precision))
+    about: dict[str, object] = {}
+    if cache is not None or distributed.is_distributed():
+        about = _about(model, source, readout, precision)
+        check_same({**about, "cache": "none" if cache is None else "given"})
+    store = _Memory() if cache is None else _Disk(cache, about)
     n_parts = -(-len(source) // PART)
     missing = distributed.on_first(lambda: store.missing(source))
     mine = missing[distributed.rank() :: distributed.world_size()]

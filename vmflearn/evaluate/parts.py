@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from vmflearn import distributed
 from vmflearn.environment import write_whole
+from vmflearn.evaluate.agreement import check_same
 from vmflearn.weights.digest import digest
 
 PART = 64
@@ -56,9 +57,13 @@ def rows_in_parts(
 
     Raises
     ------
+    ValueError
+        If processes are given different things.
     Exception
         What ``compute`` raises here; ElsewhereError where another process raised.
     """
+    # Where the images lie is a matter of each process.
+    check_same({name: value for name, value in {"images": n, **(key or {})}.items() if name != "folder"})
     folder = None if cache is None else cache / digest({"rows": n, "part": PART, **(key or {})})[:32]
     starts = range(0, n, PART)
     mine = starts[distributed.rank() :: distributed.world_size()]

@@ -32,6 +32,7 @@ def as_real_tensor(value: Real, name: str, keep: bool = False) -> Tensor:
 
     With ``keep`` an array of floating-point numbers keeps its precision, which tells how far rounding may have gone.
     """
+    refuse_masked(value, name)
     if not isinstance(value, Tensor):
         try:
             array = np.asarray(value)
@@ -46,6 +47,23 @@ def as_real_tensor(value: Real, name: str, keep: bool = False) -> Tensor:
             f"{name} must have a floating-point dtype, got {value.dtype}; convert it with .to(torch.float64)"
         )
     return value
+
+
+def refuse_masked(value: object, name: str) -> None:
+    """Refuse an array of which something is masked: what NumPy and torch make of it holds the masked numbers too."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} is masked in {int(value.mask.sum())} places: fill them, or leave their rows out")
+
+
+def device_and_dtype(
+    device: torch.device | str | torch.dtype | None, dtype: torch.dtype | None
+) -> tuple[torch.device | str | None, torch.dtype | None]:
+    """What ``to`` is asked for; a dtype may stand in the first place, as in ``Tensor.to``."""
+    if not isinstance(device, torch.dtype):
+        return device, dtype
+    if dtype is not None:
+        raise ValueError(f"to is given two dtypes, {device} and {dtype}: give one")
+    return None, device
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints, transform_to, transforms
 
-from vmflearn.sphere.arguments import first_offender, is_visible
+from vmflearn.sphere.arguments import as_real_tensor, first_offender, is_visible
 from vmflearn.sphere.directions import directions
 
 
@@ -75,4 +75,5 @@ def check_value(value: object, dim: int) -> None:
     if not isinstance(value, Tensor) or value.dim() < 1 or value.shape[-1] != dim:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"value must be a tensor of shape (..., {dim}), got {shape}")
+    as_real_tensor(value, "value")
     check_unit_vectors(value, "value")

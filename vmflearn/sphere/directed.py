@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from vmflearn.sphere.arguments import Real, as_real_tensor, first_offender, is_visible
+from vmflearn.sphere.arguments import Real, as_real_tensor, device_and_dtype, first_offender, is_visible
 from vmflearn.sphere.constraints import check_unit_vectors, unit_vector
 from vmflearn.sphere.directions import directions
 
@@ -97,16 +97,18 @@ class DirectedDistribution(Distribution, ABC):
         loc = self.loc.expand(*batch_shape, self.dim)
         return self._with(loc, self.concentration.expand(batch_shape), _instance)
 
-    def to(self: Own, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Own:
+    def to(self: Own, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Own:
         """Return the distribution on another device, or with parameters of another floating-point dtype.
 
-        In a wider dtype ``loc`` is normalised again, because its length is one to the rounding of the narrower only.
+        The dtype may come first, as in ``Tensor.to``. In a wider one ``loc`` is normalised again, because its length is
+        one to the rounding of the narrower only.
 
         Raises
         ------
         ValueError
             A dtype that is not floating-point, or a finite concentration that would be infinite in it.
         """
+        device, dtype = device_and_dtype(device, dtype)
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating-point dtype, got {dtype}; pass for example torch.float32")
         loc, concentration = self.loc.to(dtype=dtype), self.concentration.to(dtype=dtype)

@@ -92,12 +92,17 @@ class FittedMixture:
         df = K (p - 1) directions + K - 1 weights + K concentrations (one if tied). Weights (n,) count rows again: n is
         their sum, so that their scale matters.
         """
-        total, n_rows = self.total_log_likelihood(X, sample_weight)
-        return -2.0 * total + self._n_free_parameters() * math.log(n_rows or 1.0)
+        return self._bic(*self.total_log_likelihood(X, sample_weight))
 
     def aic(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Akaike information criterion, -2 log f(X) + 2 df, df and weights as in `bic` (the smaller the better)."""
-        return -2.0 * self.total_log_likelihood(X, sample_weight)[0] + 2.0 * self._n_free_parameters()
+        return self._aic(*self.total_log_likelihood(X, sample_weight))
+
+    def _bic(self, total: float, n_rows: float) -> float:
+        return -2.0 * total + self._n_free_parameters() * math.log(n_rows or 1.0)
+
+    def _aic(self, total: float, n_rows: float) -> float:
+        return -2.0 * total + 2.0 * self._n_free_parameters()
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the fitted mixture.

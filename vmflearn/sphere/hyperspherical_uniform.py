@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vmflearn.sphere.arguments import check_dim
+from vmflearn.sphere.arguments import check_dim, device_and_dtype
 from vmflearn.sphere.constraints import check_value, unit_vector
 from vmflearn.sphere.expansion import log_normalizer_at_zero
 from vmflearn.sphere.generators import accepts_generator
@@ -88,8 +88,11 @@ class HypersphericalUniform(Distribution):
         new._validate_args = self._validate_args
         return new
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> HypersphericalUniform:
+    def to(
+        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> HypersphericalUniform:
         """Return the distribution with samples on another device, or of another floating-point dtype."""
+        device, dtype = device_and_dtype(device, dtype)
         return HypersphericalUniform(
             self.dim, self._batch_shape, dtype or self.dtype, device or self.device, self._validate_args
         )

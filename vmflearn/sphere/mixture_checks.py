@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, issparse
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
 
-from vmflearn.distributed import all_or_none, gather_objects, gather_rows, is_distributed, sum_over_processes
-from vmflearn.sphere.arguments import as_tensor
+from vmflearn.distributed import all_or_none, gather_rows, is_distributed, sum_over_processes, unlike
+from vmflearn.sphere.arguments import as_tensor, refuse_masked
 from vmflearn.sphere.em import Data
 from vmflearn.sphere.mixture_start import float64_array
 from vmflearn.sphere.rows import DenseRows, dense_rows
@@ -52,6 +53,12 @@ def check_settings(estimator: Any) -> None:
         raise ValueError(
             f"init must be 'merge', 'k-means++', 'random' or an array of directions, got {estimator.init!r}"
         )
+    try:
+        check_random_state(estimator.random_state)
+    except ValueError as error:
+        raise ValueError(
+            f"random_state must be an integer from 0 to 2^32 - 1, a RandomState or None, got {estimator.random_state!r}"
+        ) from error
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -69,6 +76,7 @@ def rows_of(estimator: Any, X: Any, reset: bool) -> tuple[DenseRows | SparseRows
 
     ``reset`` tells whether the number of features is set (fit) or compared (all else).
     """
+    refuse_masked(X, "X")
     # Later the number of features has to be that of fit anyway. NaN and infinity are refused with their rows below.
     settings = {"reset": reset, "ensure_all_finite": False, "ensure_min_features": 2 if reset else 1}
     device = device_of(estimator.device, X)
@@ -137,6 +145,7 @@ def data_of(estimator: Any, X: Any, sample_weight: ArrayLike | None, first: bool
 
 def row_weights(is_zero: np.ndarray, sample_weight: ArrayLike | None, warn: bool = True) -> np.ndarray:
     """Weights (n,) float64, zero for rows of zeros, of which there is a warning."""
+    refuse_masked(sample_weight, "sample_weight")
     shape = np.broadcast_to(np.float64(0.0), (len(is_zero), 1))
     weights: np.ndarray = _check_sample_weight(sample_weight, shape, dtype=np.float64, copy=True)
     if (weights < 0).any():
@@ -165,7 +174,7 @@ def check_agreement(estimator: Any, rows: DenseRows | SparseRows, first: bool) -
         if len(column.unique()) > 1:
             raise ValueError(f"{name} differs between processes, {column.tolist()}: give all the same kind of rows")
     if is_distributed():
-        _check_same(all_or_none(lambda: _shared(estimator, first)))
+        check_same(all_or_none(lambda: _shared(estimator, first)))
 
 
 # What each process may have for itself: it changes rounding, or the first process decides.
@@ -177,22 +186,20 @@ def _shared(estimator: Any, first: bool) -> dict[str, Any]:
     values = {name: value for name, value in estimator.get_params(deep=False).items() if name not in _OWN}
     if not first:
         values |= {name: getattr(estimator, name) for name in ("weights_", "means_", "concentrations_")}
-    return {name: value if _is_plain(value) else _fingerprint(value) for name, value in values.items()}
+    return {name: value if _is_plain(value) else _fingerprint(name, value) for name, value in values.items()}
 
 
-def _check_same(own: dict[str, Any]) -> None:
-    everywhere = gather_objects(own)
-    for name in own:
-        values = [values[name] for values in everywhere]
-        if any(value != values[0] for value in values):
-            shown = ", ".join(str(value) if _is_plain(value) else f"array {value[0]}" for value in values)
-            raise ValueError(f"{name} differs between processes, {shown}: give all the same values")
+def check_same(own: dict[str, Any]) -> None:
+    """Refuse, on all processes, numbers, names and fingerprints that differ between them."""
+    for name, values in unlike(own).items():
+        shown = ", ".join(str(value) if _is_plain(value) else f"array {value[0]}" for value in values)
+        raise ValueError(f"{name} differs between processes, {shown}: give all the same values")
 
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, Real))
 
 
-def _fingerprint(value: Any) -> tuple[Any, ...]:
-    values = float64_array(value)
+def _fingerprint(name: str, value: Any) -> tuple[Any, ...]:
+    values = float64_array(name, value)
     return values.shape, hashlib.sha256(values.tobytes()).hexdigest()

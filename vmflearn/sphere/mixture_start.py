@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vmflearn.sphere.arguments import as_tensor
+from vmflearn.sphere.arguments import as_real_tensor, as_tensor
 from vmflearn.sphere.bessel import concentration_from_length
 from vmflearn.sphere.em import Data, Model, Parameters
 from vmflearn.sphere.initialization import first_parameters
@@ -76,7 +76,7 @@ def _directions(estimator: Any, dim: int) -> str | Tensor:
     """``init`` as it is where it is a name, and as unit rows (K, dim), float64, where it is an array."""
     if isinstance(estimator.init, str):
         return estimator.init
-    array = float64_array(estimator.init)
+    array = float64_array("init", estimator.init)
     if array.shape != (estimator.n_components, dim):
         raise ValueError(
             f"init has shape {array.shape}: give one direction per component, ({estimator.n_components}, {dim})"
@@ -91,7 +91,7 @@ def _weights(estimator: Any) -> Tensor | None:
     """``weights_init``, scaled to sum one."""
     if estimator.weights_init is None:
         return None
-    array = float64_array(estimator.weights_init)
+    array = float64_array("weights_init", estimator.weights_init)
     if array.shape != (estimator.n_components,):
         raise ValueError(
             f"weights_init has shape {array.shape}: give one weight per component, ({estimator.n_components},)"
@@ -107,7 +107,7 @@ def _concentrations(estimator: Any, largest: float) -> Tensor | None:
     """``concentrations_init``, one number or one for each component."""
     if estimator.concentrations_init is None:
         return None
-    array = float64_array(estimator.concentrations_init)
+    array = float64_array("concentrations_init", estimator.concentrations_init)
     if array.shape not in ((), (estimator.n_components,)):
         raise ValueError(
             f"concentrations_init has shape {array.shape}: give one number, or one per component, "
@@ -123,9 +123,12 @@ def _concentrations(estimator: Any, largest: float) -> Tensor | None:
     return torch.from_numpy(array.copy())
 
 
-def float64_array(value: Any) -> np.ndarray:
-    """A copy in float64 of an array, a tensor anywhere, a number or a list."""
-    return np.array(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, dtype=np.float64)
+def float64_array(name: str, value: Any) -> np.ndarray:
+    """A copy in float64 of an array, a tensor anywhere, a number or a list; ValueError for all else."""
+    if isinstance(value, Tensor) and not value.is_complex():
+        value = value.detach().cpu().double()
+    array: np.ndarray = as_real_tensor(value, name).numpy()
+    return array.copy()
 
 
 def _refuse(array: np.ndarray, bad: np.ndarray, name: str, rule: str) -> None:

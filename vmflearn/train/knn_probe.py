@@ -18,6 +18,7 @@ from vmflearn.evaluate.splits import unlike_classes
 from vmflearn.train.config import Config, ConfigError, DataConfig
 from vmflearn.train.input.batches import DataError
 from vmflearn.train.input.loader import open_training, open_validation
+from vmflearn.weights.digest import digest
 
 CHUNK = 256
 """Images whose features are extracted between two looks at whether to go on."""
@@ -70,6 +71,18 @@ class KNNProbe:
     def train_labels(self) -> Tensor:
         """Classes (n,) int64 of the training images, in their order."""
         return self._train.labels
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Digests of the validation images, as `vmflearn.train.runs.same_images.describe` makes of the others.
+
+        Not of photographs, which are the same everywhere.
+        """
+        source = self._test.images
+        if isinstance(source, Tensor):
+            return {}
+        classes = digest([list(source.class_names), source.labels])
+        return {"validation names": source.names_digest(), "validation classes": classes}
 
     def __call__(self, backbone: nn.Module) -> float:
         """Accuracy of kNN in [0, 1], equal on every process."""

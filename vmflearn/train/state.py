@@ -94,6 +94,8 @@ class State:
         ``timing``, and ``findings`` (name and text of each).
     images : dict
         What tells these images from others, see `describe`.
+    seen : dict
+        The same, with the validation images: what all processes must have alike.
     """
 
     def __init__(self, config: Config, device: torch.device):
@@ -135,6 +137,7 @@ class State:
         )
         self.monitor = Monitor(config.head.out_dim, teacher_lags=self.method.teacher_lags, cures=self.method.cures)
         self.images = describe(self.loader, self.probe.train_labels if self.probe is not None else None)
+        self.seen = self.images if self.probe is None else {**self.images, **self.probe.described}
 
     @property
     def student(self) -> MultiCropNetwork:

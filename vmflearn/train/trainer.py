@@ -81,9 +81,13 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False, profil
     Interrupted
         After Ctrl-C, SIGTERM or SIGUSR1, once the state is saved.
     """
-    if profile < 0:
-        raise ConfigError(f"--profile must be a number of steps, 0 or more, not {profile}")
-    run_dir, device = Path(run_dir), _device(config)
+
+    def checked() -> torch.device:
+        if profile < 0:
+            raise ConfigError(f"--profile must be a number of steps, 0 or more, not {profile}")
+        return _device(config)
+
+    run_dir, device = Path(run_dir), distributed.all_or_none(checked)
     say = announcer(distributed.rank() == 0 and not quiet)
     check_processes(config)
     with stop_signals() as stop, _locked(run_dir, say), lost_worker():
@@ -101,7 +105,7 @@ def pretrain(config: Config, run_dir: str | Path, *, quiet: bool = False, profil
                 if saved is not None:
                     say(f"continuing {run_dir} at step {state.step} of {state.last}")
                     _say_processes(saved.get("processes"), say)
-                elif not quiet:
+                elif distributed.on_first(lambda: not quiet):  # all measure what the first says
                     _say_start(config, state, say)
                 _Training(config, state, run_dir, stop, quiet).run(profile)
         distributed.on_first(lambda: export_backbone(config, state.teacher, run_dir))
@@ -118,7 +122,7 @@ def _restore(
     def make() -> State:
         if not states:
             states.append(State(config, device))
-            check_images(states[0].images)
+            check_images(states[0].seen)
         return states[0]
 
     def use(saved: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.data.decoding import ImageSource
 from vmflearn.data.shard_writing import alone
+from vmflearn.evaluate.agreement import check_same
 from vmflearn.evaluate.commands.labelled import add_data_arguments, open_labelled
 from vmflearn.evaluate.finetune import FineTuning
 from vmflearn.evaluate.finetune_images import Images, Order, load, test_transform, train_transform
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
         "precision": arguments.precision,
         "steps_per_epoch": order.steps_per_epoch,
     }
+    check_same({**settings, "test images": images_digest(test)})
     views = Images(train, train_transform(model, recipe), arguments.seed)
     with contextlib.ExitStack() as held:
         distributed.on_first(lambda: _hold(arguments.run_dir, held))

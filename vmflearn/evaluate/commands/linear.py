@@ -16,6 +16,7 @@ from vmflearn import distributed
 from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.data.decoding import ImageSource
 from vmflearn.data.workers import WorkerLoader
+from vmflearn.evaluate.agreement import check_same
 from vmflearn.evaluate.augmented import Augmented
 from vmflearn.evaluate.commands.labelled import add_data_arguments, features_of, open_labelled
 from vmflearn.evaluate.images_digest import images_digest
@@ -63,7 +64,8 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     settings = {"epochs": arguments.epochs, "seed": arguments.seed, "device": arguments.device}
     sweep = LinearSweep(arguments.rates, x_test.shape[1], n_classes, **settings)
     state = _State(arguments, model, readout, train, test)
-    hits = state.resume(sweep)
+    hits = distributed.all_or_none(lambda: state.resume(sweep))
+    check_same({"epochs that --cache holds": len(hits)})
     if trained is not None:
         x, y = trained.tensor(arguments.device), trained.labels.to(arguments.device)
     quiet = distributed.rank() > 0 or not sys.stderr.isatty()
@@ -144,6 +146,7 @@ class _State:
         told |= {"weights": model.digest, "size": model.size, "resized": model.resized, "features": readout.name}
         told |= {"mean": list(model.mean), "std": list(model.std)}
         told |= {"train": images_digest(train), "test": images_digest(test)}
+        check_same(told)
         key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
         self._path: Path | None = None if arguments.cache is None else arguments.cache / f"linear-{key}.pt"
 

@@ -25,6 +25,7 @@ from vmflearn.backbones.creation import evaluation_mode
 from vmflearn.backbones.tokens import check_tokens, token_features
 from vmflearn.data.shard_writing import alone
 from vmflearn.environment import write_whole
+from vmflearn.evaluate.agreement import check_same
 from vmflearn.evaluate.davis import SHORT, Sequence, open_sequence, read_mask, sequence_names, write_mask
 from vmflearn.evaluate.intervals import bootstrap_interval
 from vmflearn.evaluate.model import Model
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
     propagation = {name: getattr(arguments, name) for name in ("n_last", "radius", "k", "temperature")}
     size = arguments.size or SHORT
     settings = {"weights": model.digest, "precision": arguments.precision, "size": size, **propagation}
+    check_same({**settings, "sequences": names})
     settings["data"] = str(Path(arguments.data).resolve())  # another folder may have sequences of the same names
     mine = names[distributed.rank() :: distributed.world_size()]
 

@@ -174,11 +174,6 @@ def _open(data: DataConfig, root: str | None, split: str) -> ImageSource:
         except (ValueError, ModuleNotFoundError) as error:
             raise ConfigError(f"data.source={kind}: {error}") from None
 
-    source = None
-    try:
-        if distributed.rank() == 0:
-            source = opened(data.download)
-    finally:
-        if distributed.is_distributed():
-            torch.distributed.barrier()
-    return source or opened(download=False)
+    found: list[ImageSource] = []
+    distributed.on_first(lambda: found.append(opened(data.download)))
+    return distributed.all_or_none(lambda: found[0] if found else opened(download=False))

@@ -42,10 +42,8 @@ def check_processes(config: Config) -> None:
     ElsewhereError
         On the others.
     """
-    found = [_flat(settings) for settings in distributed.gather_objects(config.to_dict())]
-    keys = dict.fromkeys(key for settings in found for key in settings)
-    values = {key: [settings.get(key, "(absent)") for settings in found] for key in keys if key not in FREE_TO_DIFFER}
-    unlike = {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+    settings = {key: value for key, value in _flat(config.to_dict()).items() if key not in FREE_TO_DIFFER}
+    unlike = distributed.unlike(settings)
 
     def refuse() -> None:
         if unlike:
@@ -60,14 +58,15 @@ def check_processes(config: Config) -> None:
 
 def check_images(images: Mapping[str, Any]) -> None:
     """Refuse processes that see different images, by their description; all of them call it. Raises as above."""
-    found = distributed.gather_objects(dict(images))
+    unlike = distributed.unlike(images)
 
     def refuse() -> None:
-        for rank, other in enumerate(found):
-            if other != found[0]:
-                raise ConfigError(
-                    f"process {rank} sees other images in data.root than the first one; give all nodes the same"
-                )
+        for name, each in unlike.items():
+            place = "data.val_root" if name.startswith("validation") else "data.root"
+            rank = next(rank for rank, other in enumerate(each) if other != each[0])
+            raise ConfigError(
+                f"process {rank} sees other images in {place} than the first one; give all nodes the same"
+            )
 
     distributed.on_first(refuse)
 
