@@ -47,7 +47,7 @@ class Sizes:
     rounds: int
 
 
-FULL = Sizes(100_000, 384, 200, (0.25, 0.15, 0.11), 5)
+FULL = Sizes(100_000, 384, 200, (0.2, 0.17), 5)
 QUICK = Sizes(400, 8, 3, (0.6,), 1)
 
 
@@ -56,7 +56,9 @@ def planted(sizes: Sizes, length: float) -> tuple[np.ndarray, VonMisesFisherMixt
     torch.manual_seed(0)
     means = torch.nn.functional.normalize(torch.randn(sizes.components, sizes.dim, dtype=torch.float64), dim=1)
     kappa = concentration_from_length(torch.tensor(length, dtype=torch.float64), sizes.dim)
-    truth = VonMisesFisherMixture(sizes.components, init=means, concentrations_init=float(kappa), max_iter=0)
+    truth = VonMisesFisherMixture(
+        sizes.components, init=means, concentrations_init=float(kappa), max_iter=0, random_state=0
+    )
     truth.fit(means)
     rows, labels = truth.sample(sizes.rows)
     return rows.astype(np.float32), truth, float((truth.predict(rows) != labels).mean())
@@ -98,9 +100,9 @@ def fit_own_rows(sizes: Sizes, length: float) -> None:
     """In a process of torchrun, or alone: fit this process's share of the rows; the first prints steps and seconds."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    rows, truth, _ = planted(sizes, length)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
-    rows, truth, _ = planted(sizes, length)
     own = np.array_split(rows, distributed.world_size())[distributed.rank()]
     tol = RELATIVE * abs(truth.score(rows))
     distributed.max_over_processes(0)  # all are ready
