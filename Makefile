@@ -103,6 +103,7 @@ bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sphere.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/starts.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/converge.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distillation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/views.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/pretrain.py

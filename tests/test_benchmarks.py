@@ -1,6 +1,7 @@
 """The benchmarks run: the accuracy of a few points, and the comparison with peers at tiny sizes."""
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -303,3 +304,13 @@ def test_evaluation_runs_and_judges_no_tiny_size(scripts, tmp_path, capsys):
     assert "**missed**" not in report
     assert evaluation.main(["--large", "--quick"]) == 0
     assert "kNN of 200 x 3,000 x 64" in capsys.readouterr().out
+
+
+def test_converge_runs_at_tiny_sizes(scripts, tmp_path):
+    import converge
+
+    converge.main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "converge.md").read_text(encoding="utf-8")
+    assert "Command: `python benchmarks/converge.py --quick`." in report
+    assert len(re.findall(r"^\| 0.6 \|.* \| (?:strides|steps alone) \| \d+ \|", report, flags=re.M)) == 4
+    assert re.search(r"^\| \d+ \| .* ms \| .* m?s \| \d", report, flags=re.M)
