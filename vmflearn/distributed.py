@@ -172,6 +172,14 @@ def unlike(own: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 
 
+def differences(own: Mapping[str, Any]) -> str:
+    """What the processes have not alike, in words: each name with its value on every process; empty if all is alike."""
+    return "; ".join(
+        f"{name} is " + ", ".join(f"{value} on process {rank}" for rank, value in enumerate(each))
+        for name, each in unlike(own).items()
+    )
+
+
 def log_mean_exp_over_processes(x: Tensor) -> Tensor:
     """Logarithm of the mean over processes of ``exp(x)``, elementwise, without leaving the log domain.
 

@@ -20,14 +20,10 @@ def check_same(own: Mapping[str, object]) -> None:
     ElsewhereError
         On the others.
     """
-    unlike = distributed.unlike(own)
+    differences = distributed.differences(own)
 
     def refuse() -> None:
-        if unlike:
-            told = "; ".join(
-                f"{name} is " + ", ".join(f"{value} on process {rank}" for rank, value in enumerate(each))
-                for name, each in unlike.items()
-            )
-            raise ValueError(f"processes that work together differ: {told}; give all the same")
+        if differences:
+            raise ValueError(f"processes that work together differ: {differences}; give all the same")
 
     distributed.on_first(refuse)

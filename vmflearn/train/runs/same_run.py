@@ -43,15 +43,13 @@ def check_processes(config: Config) -> None:
         On the others.
     """
     settings = {key: value for key, value in _flat(config.to_dict()).items() if key not in FREE_TO_DIFFER}
-    unlike = distributed.unlike(settings)
+    differences = distributed.differences(settings)
 
     def refuse() -> None:
-        if unlike:
-            told = "; ".join(
-                f"{key} is " + ", ".join(f"{value} on process {rank}" for rank, value in enumerate(each))
-                for key, each in unlike.items()
+        if differences:
+            raise ConfigError(
+                f"processes of one run have different settings: {differences}; start all with the same command"
             )
-            raise ConfigError(f"processes of one run have different settings: {told}; start all with the same command")
 
     distributed.on_first(refuse)
 
