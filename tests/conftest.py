@@ -1,5 +1,6 @@
 """What tests of several folders need: settings of a small run, and an empty environment with what is named."""
 
+import sys
 import venv
 from importlib import metadata
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+sys.path.insert(0, str(Path(__file__).parent))  # preloaded.py
 
 
 def needed(requirements):

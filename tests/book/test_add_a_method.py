@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from chapters import SRC
@@ -205,10 +206,12 @@ def execute(command, world, *more, launcher=()):
     program, *words = shlex.split(command)
     assert program == "python"
     clean = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
-    env = clean | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launcher, *words, *more], cwd=world, env=env, capture_output=True, text=True, check=False
-    )
+    env = clean | {"PYTHONPATH": str(ROOT), **preloaded.FIXED}
+    if launcher:
+        command = [sys.executable, *launcher, *words, *more]
+        done = subprocess.run(command, cwd=world, env=env, capture_output=True, text=True, check=False)
+    else:
+        done = preloaded.run([*words, *more], world, env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

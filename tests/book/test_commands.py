@@ -16,6 +16,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 from chapters import SRC
 from PIL import Image
@@ -125,10 +126,12 @@ def torchrun(words):
 def run(arguments, folder):
     """Run Python in a folder; exit status and all that it said."""
     clean = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
-    env = clean | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False
-    )
+    env = clean | {"PYTHONPATH": str(ROOT), **preloaded.FIXED}
+    if arguments[0] == "-m":
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    else:
+        done = preloaded.run(arguments, folder, env)
     return done.returncode, done.stdout + done.stderr
 
 

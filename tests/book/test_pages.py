@@ -88,10 +88,16 @@ ON_PAPER = {
     "controls": """() => [...document.querySelectorAll('.bd-sidebar, .copybtn, .toggle-button, .prev-next-footer')]
         .filter(e => getComputedStyle(e).display !== 'none').map(e => e.className)""",
 }
-AXE_RUN = """async ([without, rules]) => (await axe.run({exclude: ['mjx-container', ...without]},
-    {resultTypes: ['violations'], ...(rules.length ? {runOnly: rules} : {})})).violations
-    .filter(v => ['serious', 'critical'].includes(v.impact))
-    .flatMap(v => v.nodes.map(n => v.id + ': ' + n.html.slice(0, 120) + ' ' + n.failureSummary.slice(0, 200)))"""
+# What axe shall leave out it would walk through, and formulas are thousands of elements: meanwhile an x stands there.
+AXE_RUN = """async ([without, rules]) => {
+    const taken = [...document.querySelectorAll(['mjx-container', ...without])].map(e => [e, [...e.childNodes]]);
+    taken.forEach(([e]) => e.replaceChildren('x'));
+    try {
+      return (await axe.run({exclude: ['mjx-container', ...without]},
+        {resultTypes: ['violations'], ...(rules.length ? {runOnly: rules} : {})})).violations
+        .filter(v => ['serious', 'critical'].includes(v.impact))
+        .flatMap(v => v.nodes.map(n => v.id + ': ' + n.html.slice(0, 120) + ' ' + n.failureSummary.slice(0, 200)));
+    } finally { taken.forEach(([e, inside]) => e.replaceChildren(...inside)) } }"""
 
 
 @pytest.fixture(scope="module")
@@ -282,9 +288,10 @@ def test_page_fits_a_phone(page):
         assert offences(page, ON_PHONE) == {}
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_page_goes_onto_paper(page, theme):
-    with as_seen(page, viewport=PAPER, theme=theme, media="print"):
+def test_page_goes_onto_paper(page):
+    with as_seen(page, viewport=PAPER, theme="dark", media="print"):
+        assert offences(page, ON_PAPER) == {}
+        page.evaluate("() => { document.documentElement.dataset.theme = 'light' }")
         assert offences(page, ON_PAPER) == {}
     assert page.locator(".bd-article details[open]").count() == 0  # closed again on the screen
 

@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import preloaded
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "ablation.py"
 COMMAND = [
-    sys.executable,
     str(SCRIPT),
     "--config",
     str(ROOT / "scripts" / "configs" / "photos_vit_tiny_dino_vmf.yaml"),
@@ -32,7 +32,6 @@ COMMAND = [
     "--run.log_every=1",
     "--run.device=cpu",
 ]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +43,14 @@ def script():
 
 
 def run(folder, *more):
-    command = [*COMMAND, "--run-dir", str(folder), *more]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    return preloaded.run([*COMMAND, "--run-dir", folder, *more])
 
 
 def test_a_killed_ablation_ends_as_one_that_was_left_alone(tmp_path):
     whole = run(tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        [*COMMAND, "--run-dir", str(killed)], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = preloaded.start([*COMMAND, "--run-dir", killed])
     second = killed / "vmf+probability" / "seed-5" / "metrics.jsonl"
     while not (second.exists() and second.read_text()):
         assert process.poll() is None, "ended before it could be killed"
@@ -87,7 +83,7 @@ def test_what_makes_a_cell_is_stronger_than_what_is_given_for_all(script):
         assert (found.seed, found.head.out_dim, found.teacher.temp) == (3, 48, 0.05)
 
 
-SMALL = [argument for argument in COMMAND[8:] if argument.startswith("--")]
+SMALL = [argument for argument in COMMAND[7:] if argument.startswith("--")]
 METHODS = {
     "ibot": ("none+logit", ["--method.patch_temp_warmup_epochs=0"]),
     "msn": ("vmf+sinkhorn", ["--run.max_steps=2"]),
@@ -145,12 +141,12 @@ def test_the_cells_are_those_that_the_recipe_can_have(script, tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_every_cell_together(tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *COMMAND[1:]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *COMMAND]
     short = ["--run.max_steps=4", "--model.drop_path=0", "--head.batch_norm=false", "--run.precision=float64"]
-    for folder, command in (("one", COMMAND), ("two", torchrun)):
+    for folder, command in (("one", [sys.executable, *COMMAND]), ("two", torchrun)):
         done = subprocess.run(
             [*command, *short, f"--run-dir={tmp_path / folder}"],
-            env=ENVIRONMENT,
+            env={**os.environ, **preloaded.FIXED},
             capture_output=True,
             text=True,
             timeout=300,

@@ -5,11 +5,11 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from PIL import Image
@@ -152,12 +152,14 @@ def test_a_result_is_written_though_nobody_reads_the_table(trained, images, tmp_
 def test_a_killed_command_goes_on_and_gives_the_same(trained, images, tmp_path):
     def command(cache):
         words = ["linear", "--frozen", "--epochs", "150", "--blocks", "1", "--rates", "0.1", "--cache", str(cache)]
-        return [sys.executable, str(SCRIPT), *words, "--checkpoint", str(trained), "--data", str(images)]
+        return [SCRIPT, *words, "--checkpoint", trained, "--data", images]
 
     def finish(cache):
-        return subprocess.run(command(cache), capture_output=True, text=True, timeout=200, check=True).stdout
+        done = preloaded.run(command(cache))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    process = subprocess.Popen(command(tmp_path / "one"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = preloaded.start(command(tmp_path / "one"))
     end = time.monotonic() + 120
     while process.poll() is None and not list((tmp_path / "one").glob("linear-*.pt")):
         assert time.monotonic() < end

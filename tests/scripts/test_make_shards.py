@@ -3,11 +3,11 @@
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import preloaded
 import pytest
 from PIL import Image
 
@@ -17,14 +17,12 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "make_shards.py"
 
 
 def start(*arguments):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return preloaded.start([SCRIPT, *arguments])
 
 
 def run(*arguments):
-    process = start(*arguments)
-    out, err = process.communicate(timeout=200)
-    return process.returncode, out, err
+    done = preloaded.run([SCRIPT, *arguments])
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture

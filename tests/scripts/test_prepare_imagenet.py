@@ -3,13 +3,12 @@
 import io
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 from PIL import Image
 
@@ -20,15 +19,9 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_imagenet.py"
 MAKE_SHARDS = SCRIPT.with_name("make_shards.py")
 
 
-def start(*arguments):
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def run(*arguments):
-    process = start(*arguments)
-    out, err = process.communicate(timeout=200)
-    return process.returncode, out, err
+    done = preloaded.run(arguments)
+    return done.returncode, done.stdout, done.stderr
 
 
 def tar_bytes(members):
@@ -60,7 +53,7 @@ def downloads(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_command_goes_on(downloads, tmp_path, number):
     out = tmp_path / "out"
-    process = start(SCRIPT, downloads, out, "--subset")
+    process = preloaded.start([SCRIPT, downloads, out, "--subset"])
     while process.poll() is None and not (out / "train" / "n01440764" / "n01440764_5.JPEG").exists():
         time.sleep(0.001)
     os.kill(process.pid, number)

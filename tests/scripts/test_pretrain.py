@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 from PIL import Image
@@ -27,30 +28,34 @@ SMALL = [
     "--config",
     str(PHOTOS),
     "--head.out_dim=64",
-    "--model.options={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
+    "--model.options={img_size: 16, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
     "--model.drop_path=0.1",
+    "--views.global_size=16",
+    "--views.local_size=8",
     "--run.save_every=1",
     "--run.knn_every=1",
     "--run.log_every=1",
 ]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(*arguments, **options):
+def start(*arguments, cwd=None):
+    return preloaded.start([SCRIPT, *arguments], cwd)
+
+
+def run(*arguments, cwd=None):
+    done = preloaded.run([SCRIPT, *arguments], cwd)
+    return done.returncode, done.stdout, done.stderr
+
+
+def start_bare(*arguments, **options):
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=ENVIRONMENT,
+        env={**os.environ, **preloaded.FIXED},
         **options,
     )
-
-
-def run(*arguments, **options):
-    process = start(*arguments, **options)
-    out, err = process.communicate(timeout=500)
-    return process.returncode, out, err
 
 
 def write_images(folder, n, size=(48, 40)):
@@ -132,8 +137,9 @@ def test_make_pretrain_reaches_its_accuracy(tmp_path):
     """The run of `make pretrain`, made here and now: a folder that is there already may be of other code."""
     makefile = (ROOT / "Makefile").read_text()
     assert f"scripts/pretrain.py --config {PHOTOS.relative_to(ROOT)}\n" in makefile
-    code, out, err = run("--config", PHOTOS, "--run-dir", tmp_path, cwd=ROOT)
-    assert code == 0, err
+    process = start_bare("--config", PHOTOS, "--run-dir", tmp_path, cwd=ROOT)
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
     assert "finished after 336 steps" in out
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["knn_top1"] >= 0.72
 
@@ -153,7 +159,7 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path):
 
 
 def test_ctrl_c_while_everything_is_being_loaded_is_one_line(tmp_path):
-    process = start(*SMALL, "--run-dir", tmp_path / "run", cwd=tmp_path)
+    process = start_bare(*SMALL, "--run-dir", tmp_path / "run", cwd=tmp_path)
     while process.poll() is None and not any("libtorch" in line for line in mapped(process.pid)):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -236,7 +242,7 @@ def children(pid):
 def test_a_stop_of_the_whole_process_group_spares_the_workers_until_all_is_saved(tmp_path):
     folder = write_images(tmp_path / "images", 64)
     limits = ["--optimizer.batch_size=32", "--run.epochs=500", "--data.workers=2"]
-    process = start(*folder_arguments(folder, *limits), "--run-dir", tmp_path / "run", start_new_session=True)
+    process = start_bare(*folder_arguments(folder, *limits), "--run-dir", tmp_path / "run", start_new_session=True)
     while process.poll() is None and steps_taken(tmp_path / "run") < 3:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)

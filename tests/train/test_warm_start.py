@@ -1,9 +1,8 @@
 import argparse
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 
@@ -282,13 +281,13 @@ def test_an_exported_folder_gives_its_backbone(run, saved):
 
 def test_the_command_says_what_it_restores_and_resumes_without_it(run, tmp_path):
     root = Path(__file__).parents[2]
-    command = [sys.executable, str(root / "scripts" / "pretrain.py"), "--init-from", str(newest(run))]
-    command += ["--run-dir", str(tmp_path / "run"), *(f"--{setting}" for setting in SETTINGS)]
+    command = [root / "scripts" / "pretrain.py", "--init-from", newest(run)]
+    command += ["--run-dir", tmp_path / "run", *(f"--{setting}" for setting in SETTINGS)]
     command += ["--head.normalization=none", "--run.log_every=1"]
-    first = subprocess.run([*command, "--run.max_steps=2"], capture_output=True, text=True, check=True)
+    first = preloaded.run([*command, "--run.max_steps=2"])
     assert "restored: prototypes" in first.stdout
     assert "backbone it starts from" in first.stdout
-    again = subprocess.run([*command, "--run.max_steps=4"], capture_output=True, text=True, check=True)
+    again = preloaded.run([*command, "--run.max_steps=4"])
     assert "restored:" not in again.stdout
     assert "continuing" in again.stdout
     losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
