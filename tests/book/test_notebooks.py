@@ -1,8 +1,9 @@
 """The stored notebooks come out again as they are stored: nbval executes them and compares every text output.
 
 They are executed once for that and for what a student meets in one kernel: all cells run with no exercise solved, where
-each check fails and nothing else does; wrong answers, whose mistakes the checks name; then the solutions, which pass
-the hidden checks too. (In the order of the chapter they are executed when they are stored, and by `make book`.)
+each check fails and nothing else does; wrong answers, whose mistakes the checks name; right ones in other styles, which
+they take; then the solutions, which pass the hidden checks too. (In the order of the chapter they are executed when
+they are stored, and by `make book`.)
 """
 
 import os
@@ -22,6 +23,7 @@ from exercises import chapter_exercises
 from release import grading, release
 
 WRONG = Path(__file__).with_name("wrong")
+RIGHT = Path(__file__).with_name("right")
 
 
 def nbval(notebook, folder):
@@ -70,6 +72,13 @@ def wrong_answers(name, solutions):
     return answers
 
 
+def right_answers(name):
+    """Right answers in other styles than the solution's: (exercise, code), from `right/NAME.toml` if there is one."""
+    path = RIGHT / f"{name}.toml"
+    entries = tomllib.loads(path.read_text()) if path.exists() else {}
+    return [(exercise, f"# {entry['style']}\n{entry['code']}") for exercise, many in entries.items() for entry in many]
+
+
 def planted(solution, old, new):
     """The solution with `new` in the one place where `old` stands."""
     body = re.search(r"### BEGIN SOLUTION\n(.*?)\n[ \t]*### END SOLUTION", solution, re.S)[1]
@@ -86,10 +95,11 @@ def refused(check, message):
     )
 
 
-def as_a_student(stored, released, mistakes=(), hidden=None):
+def as_a_student(stored, released, mistakes=(), hidden=None, others=()):
     """The cells that a student gets, with stored outputs; wrong answers; the stored exercises and their checks.
 
-    `hidden` holds more checks by exercise, which come after those that are stored.
+    `hidden` holds more checks by exercise, which come after those that are stored; `others` are right answers in other
+    styles, which the checks have to take.
     """
     solved = of_code(stored)
     unsolved = of_code(released)
@@ -113,9 +123,12 @@ def as_a_student(stored, released, mistakes=(), hidden=None):
     for exercise, _, code, message in mistakes:
         for source in (code, refused(checks[f"{exercise}-check"], message)):
             wrong.append(nbformat.v4.new_code_cell(source, **silent))
+    right = []
+    for exercise, code in others:
+        right += [nbformat.v4.new_code_cell(source, **silent) for source in (code, checks[f"{exercise}-check"])]
     for number, cell in enumerate(exercises):
         cell.id = f"solved-{number}"
-    return [*unsolved, *wrong, *exercises]
+    return [*unsolved, *wrong, *right, *exercises]
 
 
 @pytest.mark.slow
@@ -126,7 +139,7 @@ def test_checks_fail_until_solved_and_all_outputs_come_out_again(name, tmp_path)
     notebook = nbformat.read(stored, 4)
     solutions = {grading(c, "grade_id"): c.source for c in of_code(stored) if grading(c, "solution")}
     hidden = {f"{e.name}-check": e.hidden for e in chapter_exercises(name) if e.hidden}
-    notebook.cells = as_a_student(stored, released, wrong_answers(name, solutions), hidden)
+    notebook.cells = as_a_student(stored, released, wrong_answers(name, solutions), hidden, right_answers(name))
     nbformat.write(notebook, tmp_path / "executed.ipynb")
     BUILD.mkdir(exist_ok=True)
     # Inside the checkout, where `make book` executes them too: chapter 8 looks for the recipes above its own folder.
@@ -146,6 +159,14 @@ def test_each_exercise_has_five_wrong_answers(path):
     assert {exercise: n for exercise in solutions if (n := count[exercise]) < 5} == {}
     assert set(count) == set(solutions)
     assert [message for *_, message in answers if len(message) < 10] == []
+
+
+@pytest.mark.parametrize("path", sorted(RIGHT.glob("*.toml")), ids=lambda path: path.stem)
+def test_each_exercise_has_a_right_answer_in_another_style(path):
+    cells = [cell for cell in read_chapter(SRC / f"{path.stem}.md").cells if grading(cell, "solution")]
+    answers = right_answers(path.stem)
+    assert {exercise for exercise, _ in answers} == {cell.metadata["nbgrader"]["grade_id"] for cell in cells}
+    assert len({code for _, code in answers}) == len(answers)
 
 
 CELLS = {  # what is run: what is stored of it
@@ -181,10 +202,11 @@ def test_what_is_wrong_with_a_notebook_makes_it_fail(tmp_path):
         ("good", "", f"def good():\n    return {n}", message) for n, message in ((3, "is 3"), (3, "is 4"), (1, ""))
     ]
     hidden = {"good-check": "assert good() == 0, 'on other numbers'"}
-    cells = as_a_student(tmp_path / "stored.ipynb", tmp_path / "released.ipynb", mistakes, hidden)
+    others = [("good", f"def good():\n    return {n}") for n in ("1.0", "2")]  # the second is refused
+    cells = as_a_student(tmp_path / "stored.ipynb", tmp_path / "released.ipynb", mistakes, hidden, others)
     nbformat.write(new.new_notebook(cells=cells), tmp_path / "executed.ipynb")
     (tmp_path / "work").mkdir()
     result = nbval(tmp_path / "executed.ipynb", tmp_path / "work")
     failed = [int(number) for number in re.findall(r"^FAILED .*::Cell (\d+)", result.stdout, re.M)]
-    assert failed == [1, 2, 8, 12, 14, 17, 19], result.stdout
-    assert f"7 failed, {len(cells) - 7} passed" in result.stdout
+    assert failed == [1, 2, 8, 12, 14, 18, 21, 23], result.stdout
+    assert f"8 failed, {len(cells) - 8} passed" in result.stdout
