@@ -7,11 +7,12 @@ import sys
 import textwrap
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {**os.environ, **preloaded.FIXED}
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 TINY = [
@@ -32,11 +33,16 @@ TINY = [
 ]
 
 
-def torchrun(n, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", *arguments]
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
     done = subprocess.run([str(a) for a in command], capture_output=True, text=True, env=ENVIRONMENT, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def alone(*arguments):
+    done = preloaded.run(arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def read(path):
@@ -62,7 +68,7 @@ def test_reductions(tmp_path):
         dist.destroy_process_group()
         """)
     )
-    torchrun(2, script)
+    torchrun(script)
 
 
 def test_two_processes_train_like_one(tmp_path):
@@ -82,11 +88,11 @@ def test_two_processes_train_like_one(tmp_path):
         "--run-dir",
     ]
     found = {}
-    for processes in (1, 2):
-        torchrun(processes, *arguments, tmp_path / str(processes))
+    for processes, start in ((1, alone), (2, torchrun)):
+        start(*arguments, tmp_path / str(processes))
         found[processes] = read(tmp_path / str(processes) / "metrics.jsonl")
-    torchrun(1, *arguments, tmp_path / "changed", "--run.max_steps=8")
-    said = torchrun(2, *arguments, tmp_path / "changed")
+    alone(*arguments, tmp_path / "changed", "--run.max_steps=8")
+    said = torchrun(*arguments, tmp_path / "changed")
     assert "2 process(es) now, 1 before: every step keeps its images and their crops" in said
     found["changed"] = read(tmp_path / "changed" / "metrics.jsonl")
     assert [len(lines) for lines in found.values()] == [20, 20, 20]
@@ -198,4 +204,4 @@ def test_two_processes_agree_to_stop_to_refuse_and_to_go_on(tmp_path):
         dist.destroy_process_group()
         """)
     )
-    torchrun(2, script)
+    torchrun(script)
