@@ -1,8 +1,9 @@
 """The stored notebooks come out again as they are stored: nbval executes them and compares every text output.
 
 They are executed once for that and for what a student meets in one kernel: all cells run with no exercise solved, where
-each check fails and nothing else does; wrong answers, whose mistakes the checks name; then the solutions, which pass
-the hidden checks too. (In the order of the chapter they are executed when they are stored, and by `make book`.)
+each check fails and nothing else does; wrong answers, whose mistakes the checks name; right answers written in other
+ways, which the checks take; then the solutions, which pass the hidden checks too. (In the order of the chapter they are
+executed when they are stored, and by `make book`.)
 """
 
 import os
@@ -22,6 +23,7 @@ from exercises import chapter_exercises
 from release import grading, release
 
 WRONG = Path(__file__).with_name("wrong")
+RIGHT = Path(__file__).with_name("right")
 
 
 def nbval(notebook, folder):
@@ -78,6 +80,16 @@ def planted(solution, old, new):
     return solution.replace(body, body.replace(old, new))
 
 
+def right_answers(name):
+    """Right answers to the exercises of a chapter, (exercise, code), that are written in another way than its solutions.
+
+    An entry of `right/NAME.toml` has the `way` in words and the `code`. None if the chapter has no file of them.
+    """
+    path = RIGHT / f"{name}.toml"
+    entries = tomllib.loads(path.read_text()) if path.exists() else {}
+    return [(exercise, entry["code"]) for exercise, ways in entries.items() for entry in ways]
+
+
 def refused(check, message):
     """A cell that fails unless the check fails with the message."""
     return (
@@ -86,8 +98,8 @@ def refused(check, message):
     )
 
 
-def as_a_student(stored, released, mistakes=(), hidden=None):
-    """The cells that a student gets, with stored outputs; wrong answers; the stored exercises and their checks.
+def as_a_student(stored, released, mistakes=(), hidden=None, right=()):
+    """The cells that a student gets, with stored outputs; wrong and right answers; the stored exercises and their checks.
 
     `hidden` holds more checks by exercise, which come after those that are stored.
     """
@@ -113,9 +125,13 @@ def as_a_student(stored, released, mistakes=(), hidden=None):
     for exercise, _, code, message in mistakes:
         for source in (code, refused(checks[f"{exercise}-check"], message)):
             wrong.append(nbformat.v4.new_code_cell(source, **silent))
+    otherwise = []
+    for exercise, code in right:
+        for source in (code, checks[f"{exercise}-check"]):
+            otherwise.append(nbformat.v4.new_code_cell(source, **silent))
     for number, cell in enumerate(exercises):
         cell.id = f"solved-{number}"
-    return [*unsolved, *wrong, *exercises]
+    return [*unsolved, *wrong, *otherwise, *exercises]
 
 
 @pytest.mark.slow
@@ -126,7 +142,7 @@ def test_checks_fail_until_solved_and_all_outputs_come_out_again(name, tmp_path)
     notebook = nbformat.read(stored, 4)
     solutions = {grading(c, "grade_id"): c.source for c in of_code(stored) if grading(c, "solution")}
     hidden = {f"{e.name}-check": e.hidden for e in chapter_exercises(name) if e.hidden}
-    notebook.cells = as_a_student(stored, released, wrong_answers(name, solutions), hidden)
+    notebook.cells = as_a_student(stored, released, wrong_answers(name, solutions), hidden, right_answers(name))
     nbformat.write(notebook, tmp_path / "executed.ipynb")
     BUILD.mkdir(exist_ok=True)
     # Inside the checkout, where `make book` executes them too: chapter 8 looks for the recipes above its own folder.
