@@ -81,7 +81,7 @@ def planted(solution, old, new):
 
 
 def right_answers(name):
-    """Right answers to the exercises of a chapter, (exercise, code), that are written in another way than its solutions.
+    """Right answers to the exercises of a chapter, (exercise, code), written in other ways than its solutions.
 
     An entry of `right/NAME.toml` has the `way` in words and the `code`. None if the chapter has no file of them.
     """
@@ -99,7 +99,7 @@ def refused(check, message):
 
 
 def as_a_student(stored, released, mistakes=(), hidden=None, right=()):
-    """The cells that a student gets, with stored outputs; wrong and right answers; the stored exercises and their checks.
+    """The cells that a student gets, with stored outputs; wrong and right answers; stored exercises and their checks.
 
     `hidden` holds more checks by exercise, which come after those that are stored.
     """
@@ -197,10 +197,11 @@ def test_what_is_wrong_with_a_notebook_makes_it_fail(tmp_path):
         ("good", "", f"def good():\n    return {n}", message) for n, message in ((3, "is 3"), (3, "is 4"), (1, ""))
     ]
     hidden = {"good-check": "assert good() == 0, 'on other numbers'"}
-    cells = as_a_student(tmp_path / "stored.ipynb", tmp_path / "released.ipynb", mistakes, hidden)
+    right = [("good", f"def good():\n    return {answer}") for answer in ("True", "2")]  # the second is refused
+    cells = as_a_student(tmp_path / "stored.ipynb", tmp_path / "released.ipynb", mistakes, hidden, right)
     nbformat.write(new.new_notebook(cells=cells), tmp_path / "executed.ipynb")
     (tmp_path / "work").mkdir()
     result = nbval(tmp_path / "executed.ipynb", tmp_path / "work")
     failed = [int(number) for number in re.findall(r"^FAILED .*::Cell (\d+)", result.stdout, re.M)]
-    assert failed == [1, 2, 8, 12, 14, 17, 19], result.stdout
-    assert f"7 failed, {len(cells) - 7} passed" in result.stdout
+    assert failed == [1, 2, 8, 12, 14, 18, 21, 23], result.stdout
+    assert f"8 failed, {len(cells) - 8} passed" in result.stdout
