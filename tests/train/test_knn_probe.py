@@ -3,10 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vmflearn.data.decoding import ImageSource
 from vmflearn.data.photos import load_photos
 from vmflearn.data.shard_writing import write_shards
-from vmflearn.evaluate.extraction import Centred
 from vmflearn.train import ConfigError, load_config, pretrain
 from vmflearn.train.input.batches import DataError
 from vmflearn.train.knn_probe import KNNProbe
@@ -123,32 +121,32 @@ def test_images_without_classes_are_refused_in_the_words_of_their_source(tmp_pat
 
 
 @pytest.mark.parametrize("size", [7, 16, 28])
-def test_images_are_shown_as_dino_shows_them(size):
+def test_images_are_shown_as_dino_shows_them(tmp_path, size):
     """The shorter side at 8/7 of the size, then the central square: Pillow's own resampling, longhand."""
-
-    class One(ImageSource):
-        labels = torch.tensor([0])
-
-        def path(self, index):
-            raise NotImplementedError
-
-        def names_digest(self):
-            raise NotImplementedError
-
-        def _open(self, index):
-            return picture
-
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize(
         (84, 60), Image.Resampling.BICUBIC
     )
+    root = images(tmp_path, "a/1.png", "b/2.png")
+    picture.save(root / "b" / "2.png")
     side = {7: 8, 16: 18, 28: 32}[size]
     want = picture.resize((int(84 * side / 60), side), Image.Resampling.BICUBIC)
     left, top = round((want.width - size) / 2), round((want.height - size) / 2)
     want = np.asarray(want.crop((left, top, left + size, top + size))).astype(int)
-    shown, readable = Centred(One(), size, side)[0]
-    assert readable
-    assert np.abs(shown.permute(1, 2, 0).numpy() - want).max() <= 2
+
+    class Seen(torch.nn.Module):
+        num_features = 3 * size**2
+
+        def forward(self, x):
+            seen.append(x)
+            return x.flatten(1)
+
+    seen = []
+    probe("folder", root, root, "run.knn_k=1", f"views.global_size={size}", "views.local_size=6").features(Seen())
+    for batch in seen:  # training, then validation images
+        shown = 255 * (batch[1].permute(1, 2, 0).numpy() * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406])
+        assert np.abs(shown - want).max() <= 2.01
+    assert len(seen) == 2
 
 
 def test_images_that_cannot_be_read_have_no_say(tmp_path):
