@@ -8,13 +8,23 @@ import sys
 import check_pair
 import nbformat
 import pytest
-from chapters import BOOK, chapter_names, read_chapter, select
+from chapters import BOOK, SRC, chapter_names, read_chapter, select
 from check_pair import pairing_faults
 
 
 @pytest.mark.parametrize("name", chapter_names())
 def test_chapter_and_its_notebook_agree(name):
     assert pairing_faults()[name] == []
+
+
+@pytest.mark.parametrize("name", chapter_names())
+def test_code_that_is_shown_fits_the_page(name):
+    """A page has 88 columns; what is folded (checks, tests of figures) may be wider and is scrolled."""
+    cells = [cell for cell in read_chapter(SRC / f"{name}.md").cells if cell.cell_type == "code"]
+    hidden = {"hide-input", "remove-input"}
+    shown = [cell for cell in cells if not hidden & set(cell.metadata.get("tags", []))]
+    assert len(shown) > 10
+    assert [line for cell in shown for line in cell.source.splitlines() if len(line) > 88] == []
 
 
 def test_every_notebook_has_a_text():
