@@ -16,8 +16,8 @@ ENDS = [
     (
         RuntimeError("Connection closed by peer [127.0.0.1]\nmore"),
         3,
-        "error: another process was lost (Connection closed by peer [127.0.0.1]); torchrun --max-restarts starts all of "
-        "them again from the last checkpoint, as does the same command\n",
+        "error: another process was lost (Connection closed by peer [127.0.0.1]); torchrun --max-restarts starts all "
+        "of them again from the last checkpoint, as does the same command\n",
     ),
     (Interrupted(15, "stopped at step 3"), 143, "stopped at step 3\n"),
     (KeyboardInterrupt(), 130, "interrupted at once; the same command continues from the last checkpoint\n"),
