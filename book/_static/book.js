@@ -24,6 +24,12 @@
       const link = fold.closest("li").querySelector("a");
       fold.setAttribute("aria-label", `Pages of ${link.textContent.trim()}`);
     });
+    document.querySelectorAll(".bd-article .solution > .admonition-title > a").forEach((link) => {
+      const text = link.firstChild; // begins with the space before the link, which would be underlined
+      if (text.textContent === text.textContent.trimStart()) return;
+      text.textContent = text.textContent.trimStart();
+      link.before(" ");
+    });
     const brand = document.querySelector(".bd-sidebar-primary .navbar-brand");
     if (brand) {
       brand.parentElement.setAttribute("role", "navigation");
