@@ -24,10 +24,29 @@
       const link = fold.closest("li").querySelector("a");
       fold.setAttribute("aria-label", `Pages of ${link.textContent.trim()}`);
     });
+    document.querySelectorAll(".bd-article .solution > .admonition-title > a").forEach((link) => {
+      const text = link.firstChild; // begins with the space before the link, which would be underlined
+      if (text.textContent === text.textContent.trimStart()) return;
+      text.textContent = text.textContent.trimStart();
+      link.before(" ");
+    });
     const brand = document.querySelector(".bd-sidebar-primary .navbar-brand");
     if (brand) {
       brand.parentElement.setAttribute("role", "navigation");
       brand.parentElement.setAttribute("aria-label", "Book");
+    }
+  };
+
+  // A number and its unit stay on one line.
+  const unite = () => {
+    const article = document.querySelector(".bd-article");
+    if (!article) return;
+    const texts = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const text = texts.currentNode;
+      if (text.parentElement.closest("pre, code, script, style, .math")) continue;
+      const united = text.data.replace(/(\d) (?=(?:%|[mnµ]?s|h|[GM]iB)(?!\w))/g, "$1\u00a0");
+      if (united !== text.data) text.data = united;
     }
   };
 
@@ -63,6 +82,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".bd-article input[type=range]").forEach(tell);
     name();
+    unite();
   });
   addEventListener("load", async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 SECTION = re.compile(r"^\S.*\n-{3,}$", re.M)
-AS_IT_IS = re.compile(r"(``.*?``|(?::[\w:]+:)?`[^`]*`|\.\. math::(?:.|\n(?!\n\S))*)", re.S)
+AS_IT_IS = re.compile(r"(``.*?``|(?::[\w:]+:)?`[^`]*`|\.\. math::(?:.|\n(?!\n\S))*|>>> (?:.(?!\n\n))*)", re.S)
 TYPE = re.compile(r"^(\s*:(?:type [^:]+|rtype):) ([^`]+)$")
 
 
@@ -28,7 +28,7 @@ def literal_blocks(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Bars and a name's last underscore as characters; code, roles and formulas as they are."""
+    """Bars and a name's last underscore as characters; code, sessions, roles and formulas as they are."""
     parts = AS_IT_IS.split(text)
     parts[::2] = [re.sub(r"\||(?<=\w)_(?=[\s,.;)])", r"\\\g<0>", part) for part in parts[::2]]
     return "".join(parts)

@@ -92,3 +92,11 @@ def test_public_is_what_a_package_lists_or_defines():
     (tables,) = [entry for entry in entries("paper") if entry.path == "vmflearn.paper.TABLES"]
     assert isinstance(tables, Entry)
     assert len(tables.text) > 20
+
+
+def test_a_session_shows_what_python_prints():
+    lines = ["Rows x_ of it.", "", ">>> a_ == a_", "np.True_", "", "Then y_ too."]
+    before(None, "function", "f", None, None, lines)
+    tree = document(lines)
+    assert [block.astext() for block in tree.findall(nodes.doctest_block)] == [">>> a_ == a_\nnp.True_"]
+    assert [p.astext() for p in tree.findall(nodes.paragraph)] == ["Rows x_ of it.", "Then y_ too."]
