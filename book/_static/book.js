@@ -37,19 +37,6 @@
     }
   };
 
-  // A number and its unit stay on one line.
-  const unite = () => {
-    const article = document.querySelector(".bd-article");
-    if (!article) return;
-    const texts = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
-    while (texts.nextNode()) {
-      const text = texts.currentNode;
-      if (text.parentElement.closest("pre, code, script, style, .math")) continue;
-      const united = text.data.replace(/(\d) (?=(?:%|[mnµ]?s|h|[GM]iB)(?!\w))/g, "$1\u00a0");
-      if (united !== text.data) text.data = united;
-    }
-  };
-
   // What scrolls sideways can be reached by the keyboard.
   const reach = () => {
     const wide = "div.math, .cell_output .output, .cell_output figure, .pst-scrollable-table-container, div.highlight pre";
@@ -82,7 +69,6 @@
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".bd-article input[type=range]").forEach(tell);
     name();
-    unite();
   });
   addEventListener("load", async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
