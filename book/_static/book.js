@@ -1,4 +1,5 @@
-// What the pages need beyond their theme: sliders that say their value, names for screen readers, and paper.
+// What the pages need beyond their theme: sliders that say their value, names for screen readers, formulas that keep
+// their commas, and paper.
 (() => {
   "use strict";
 
@@ -24,11 +25,33 @@
       const link = fold.closest("li").querySelector("a");
       fold.setAttribute("aria-label", `Pages of ${link.textContent.trim()}`);
     });
+    document.querySelectorAll(".solution > .admonition-title > a").forEach((link) => {
+      link.before(" "); // between the words, and not underlined
+      link.firstChild.textContent = link.firstChild.textContent.trimStart();
+    });
     const brand = document.querySelector(".bd-sidebar-primary .navbar-brand");
     if (brand) {
       brand.parentElement.setAttribute("role", "navigation");
       brand.parentElement.setAttribute("aria-label", "Book");
     }
+  };
+
+  // A formula in a sentence keeps its comma: a browser may break the line between any box and what stands beside it.
+  const hold = () => {
+    document.querySelectorAll(".bd-article span.math").forEach((formula) => {
+      const before = formula.previousSibling;
+      const after = formula.nextSibling;
+      const opened = before instanceof Text ? before.data.match(/[([“]*$/)[0].length : 0;
+      const closed = after instanceof Text ? after.data.match(/^[.,;:!?)\]’”]*/)[0].length : 0;
+      if (!opened && !closed) return;
+      const held = document.createElement("span");
+      held.className = "unbroken";
+      if (closed) after.splitText(closed);
+      formula.before(held);
+      if (opened) held.append(before.splitText(before.length - opened));
+      held.append(formula);
+      if (closed) held.append(after);
+    });
   };
 
   // What scrolls sideways can be reached by the keyboard.
@@ -63,6 +86,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".bd-article input[type=range]").forEach(tell);
     name();
+    hold();
   });
   addEventListener("load", async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
