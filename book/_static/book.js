@@ -1,4 +1,5 @@
-// What the pages need beyond their theme: sliders that say their value, names for screen readers, and paper.
+// What the pages need beyond their theme: sliders that say their value, names for screen readers, formulas that keep
+// their commas, and paper.
 (() => {
   "use strict";
 
@@ -37,6 +38,24 @@
     }
   };
 
+  // A formula in a sentence keeps its comma: a browser may break the line between any box and what stands beside it.
+  const hold = () => {
+    document.querySelectorAll(".bd-article span.math").forEach((formula) => {
+      const before = formula.previousSibling;
+      const after = formula.nextSibling;
+      const opened = before instanceof Text ? before.data.match(/[([“]*$/)[0].length : 0;
+      const closed = after instanceof Text ? after.data.match(/^[.,;:!?)\]’”]*/)[0].length : 0;
+      if (!opened && !closed) return;
+      const held = document.createElement("span");
+      held.className = "unbroken";
+      if (closed) after.splitText(closed);
+      formula.before(held);
+      if (opened) held.append(before.splitText(before.length - opened));
+      held.append(formula);
+      if (closed) held.append(after);
+    });
+  };
+
   // What scrolls sideways can be reached by the keyboard.
   const reach = () => {
     const wide = "div.math, .cell_output .output, .cell_output figure, .pst-scrollable-table-container, div.highlight pre";
@@ -69,6 +88,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".bd-article input[type=range]").forEach(tell);
     name();
+    hold();
   });
   addEventListener("load", async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
