@@ -65,6 +65,9 @@ ON_PHONE = {
     "formulas": """() => [...document.querySelectorAll('.bd-article div.math')].filter(e =>
         e.scrollWidth > e.clientWidth + 1 && (e.tabIndex !== 0 || getComputedStyle(e).overflowX !== 'auto'))
         .map(e => e.id)""",
+    "formulas begin": """() => [...document.querySelectorAll('.bd-article div.math')].filter(e =>
+        e.querySelector('mjx-container').getBoundingClientRect().left < e.getBoundingClientRect().left - 1)
+        .map(e => e.id)""",
     "words broken in tables": """() => {
         const found = [];
         for (const cell of document.querySelectorAll('.bd-article td, .bd-article th')) {
@@ -429,6 +432,8 @@ PLANTED = [  # a gate, where it looks, and a defect
     (ON_PHONE, "page", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<p style=width:800px>a</p>')"),
     (ON_PHONE, "formulas", {"viewport": PHONE}, "document.querySelectorAll('.bd-article div.math')"
      ".forEach(e => e.tabIndex = -1)"),
+    (ON_PHONE, "formulas begin", {"viewport": PHONE}, "document.querySelectorAll('.bd-article div.math')"
+     ".forEach(e => e.style.flexDirection = 'row-reverse')"),
     (ON_PHONE, "words broken in tables", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<table><tr>"
      "<td style=\"max-width:9px;padding:0;overflow-wrap:anywhere\">word</td></tr></table>')"),
     (ON_PAPER, "folds", {"media": "print"}, "article.querySelector('details').open = false"),
