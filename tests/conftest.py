@@ -1,5 +1,6 @@
 """What tests of several folders need: settings of a small run, and an empty environment with what is named."""
 
+import signal
 import sys
 import venv
 from importlib import metadata
@@ -11,6 +12,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 sys.path.insert(0, str(Path(__file__).parent))  # preloaded.py
+
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """What a script that was run in this process did with signals is no other test's matter."""
+    yield
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
 
 
 def needed(requirements):

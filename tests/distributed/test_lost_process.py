@@ -26,7 +26,8 @@ over = torch.zeros(1)
 while not over:
     over += (folder / "enough").exists()
     dist.all_reduce(over, op=dist.ReduceOp.MAX)
-    (folder / f"process-{store[1]}").write_text(str(os.getpid()))
+    (folder / f"new-{store[1]}").write_text(str(os.getpid()))
+    os.replace(folder / f"new-{store[1]}", folder / f"process-{store[1]}")  # never there without its number
     time.sleep(0.02)
 dist.destroy_process_group()
 """
