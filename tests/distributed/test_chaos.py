@@ -1,6 +1,6 @@
 """Two processes under torchrun, on tar shards, and everything that goes wrong in a week of training, in a minute.
 
-Processes are killed three times, a checkpoint is cut short, an image within a shard is damaged, the disk is full during
+Processes are killed five times, a checkpoint is cut short, an image within a shard is damaged, the disk is full during
 a save, and a scheduler asks for the node: the run must end with every step taken once, and say what happened.
 """
 
@@ -23,7 +23,7 @@ from vmflearn.data.shard_writing import write_shards
 from vmflearn.train.runs.records import read_metrics
 
 ROOT = Path(__file__).parents[2]
-IMAGES, BATCH, EPOCHS, ACCIDENTS = 256, 64, 11, 4
+IMAGES, BATCH, EPOCHS, ACCIDENTS = 256, 64, 15, 6
 EPOCH = IMAGES // BATCH
 STEPS = EPOCH * EPOCHS
 pytestmark = [

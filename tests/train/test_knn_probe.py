@@ -145,7 +145,7 @@ def test_images_are_shown_as_dino_shows_them(tmp_path, size):
     probe("folder", root, root, "run.knn_k=1", f"views.global_size={size}", "views.local_size=6").features(Seen())
     for batch in seen:  # training, then validation images
         shown = 255 * (batch[1].permute(1, 2, 0).numpy() * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406])
-        assert np.abs(shown - want).max() <= 2.01
+        assert np.abs(shown.round() - want).max() <= 2
     assert len(seen) == 2
 
 

@@ -293,12 +293,11 @@ def test_every_checkpoint_finds_the_lines_before_it_on_the_disk(tmp_path, monkey
 def test_a_signal_outside_of_the_steps_stops_at_once_and_loses_nothing(evaluated, tmp_path, monkeypatch, at):
     shutil.copytree(evaluated.run_dir, tmp_path / "run")
     (tmp_path / "run" / "backbone.safetensors").unlink()
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(trainer, at, lambda *arguments: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match="stopped outside of training, and nothing is lost: the same command") as stop:
         trainer.pretrain(tiny(*EVALUATED), tmp_path / "run", quiet=True)
     assert stop.value.signal == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     monkeypatch.undo()
     trainer.pretrain(tiny(*EVALUATED), tmp_path / "run", quiet=True)
     assert lines(tmp_path / "run") == lines(evaluated.run_dir)
