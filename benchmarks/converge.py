@@ -1,6 +1,6 @@
 """EM to its end: how many steps it takes with and without strides, and what a second process saves.
 
-    python benchmarks/converge.py            # 100,000 x 384 rows, K = 200; about ten minutes
+    python benchmarks/converge.py            # 100,000 x 384 rows, K = 200; a quarter of an hour
     python benchmarks/converge.py --quick    # tiny sizes, to see that it runs
 
 Rows are planted: K random directions, equal weights, and a noise that leaves the true mixture itself in doubt about a
@@ -163,8 +163,11 @@ def main(argv: list[str]) -> None:
             "time",
             "nats a row above truth",
         ]
-        steps = markdown_table(head, list(steps_table(sizes)))
-        print(steps, flush=True)
+        lines = []
+        for line in steps_table(sizes):
+            lines.append(line)
+            print(" | ".join(line), flush=True)
+        steps = markdown_table(head, lines)
     head = ["steps", "one process", "two", "one / two", "target", ""]
     processes = markdown_table(head, [processes_line(sizes, ["--quick"] if settings.quick else [])])
     text = (
@@ -175,7 +178,7 @@ def main(argv: list[str]) -> None:
     )
     settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / "converge.md").write_text(text, encoding="utf-8")
-    print(processes)
+    print(text)
 
 
 if __name__ == "__main__":

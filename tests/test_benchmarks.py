@@ -23,6 +23,18 @@ def scripts(monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_what_has_results_is_in_the_table_and_run_by_make_bench():
+    table = (FOLDER / "README.md").read_text(encoding="utf-8")
+    bench = (FOLDER.parent / "Makefile").read_text(encoding="utf-8").partition("\nbench-sphere:")[2]
+    with_results = {path.stem for path in (FOLDER / "results").glob("*.md")} & {
+        path.stem for path in FOLDER.glob("*.py")
+    }
+    assert len(with_results) > 10
+    for name in with_results:
+        assert f"| `python benchmarks/{name}.py" in table
+        assert f"benchmarks/{name}.py" in bench or name == "earlier", name  # it needs an earlier commit
+
+
 def test_accuracy_meets_its_targets_at_a_few_points(scripts, tmp_path):
     pytest.importorskip("flint", reason="the references need python-flint")
     import accuracy
