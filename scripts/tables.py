@@ -42,7 +42,12 @@ def main() -> int:
     tables = [TABLES[number] for number in dict.fromkeys(settings.numbers) or TABLES]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # a page of HTML says that it is; and a terminal's may lack the marks
-    sys.stdout.write(FORMATS[settings.format](tables, ours))
+    try:
+        sys.stdout.write(FORMATS[settings.format](tables, ours))
+        sys.stdout.flush()
+    except OSError as error:  # a full disk; a pipe whose reader has seen enough
+        print(f"error: the tables cannot be printed: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

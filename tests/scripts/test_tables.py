@@ -66,3 +66,13 @@ def test_it_starts_at_once():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "54,877" in done.stdout
     assert not [line for line in done.stderr.splitlines() if line.rpartition("|")[2].strip() == "torch"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, SCRIPT], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        ["error: the tables cannot be printed: No space left on device"],
+    )

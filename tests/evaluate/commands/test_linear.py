@@ -29,6 +29,16 @@ def test_the_best_epoch_and_the_last_are_told_apart(evaluate, classes, longhand)
     assert [row["epoch"] for row in result["rows"]] == [4, 3]  # of equal ones the first
 
 
+def test_what_has_diverged_has_answered_nothing(evaluate, classes):
+    words = (*WORDS, "--data", classes, "--epochs", 3, "--rates", 1e39, 1)
+    diverged, fine = (result := evaluate.result(*words))["rows"]
+    assert (diverged["top1"], diverged["last_top1"]) == (0, 0)
+    assert fine["top1"] > 0.3
+    assert [note for note in result["notes"] if "diverged" in note] == [
+        "diverged, their answers count as wrong from then on: learning rates 1e+39"
+    ]
+
+
 def test_augmented_images_are_drawn_anew_in_every_epoch(evaluate, classes, longhand):
     """Views one by one, through the network and the sweep by hand; the damaged image is passed over."""
     words = ("--epochs", 3, "--blocks", 1, "--train-batch-size", 10, "--batch-size", 4, "--rates", 1, "--seed", 5)

@@ -77,9 +77,14 @@ def run(arguments: argparse.Namespace, model: Model | None) -> Report:
             for features, labels in _augmented(arguments, model, readout, train, epoch, x_test.shape[1]):
                 sweep.step(features, labels)
         sweep.end_epoch()
-        right = sweep.scores(x_test).argmax(dim=2).cpu() == tested.labels
-        hits.append(right)
+        scores = sweep.scores(x_test)
+        answered = scores.isfinite().all(dim=2)  # the largest of what is no number is the first class
+        hits.append((scores.argmax(dim=2).cpu() == tested.labels) & answered.cpu())
         state.save(sweep, hits)
+    ends = sweep.scores(x_test).isfinite().all(dim=2).all(dim=1).tolist()
+    diverged = [f"{rate:g}" for rate, is_finite in zip(arguments.rates, ends, strict=True) if not is_finite]
+    if diverged:
+        notes.append(f"diverged, their answers count as wrong from then on: learning rates {', '.join(diverged)}")
     found = [_row(rate, torch.stack([right[i] for right in hits])) for i, rate in enumerate(arguments.rates)]
     best = max(found, key=lambda row: row["top1"])
     notes.append(f"learning rate {best['rate']:g} is the best, chosen by the test images, as is published")
