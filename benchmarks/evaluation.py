@@ -59,7 +59,7 @@ class Sizes:
 
 FULL = Sizes(3, 100_000, 10_000, 384, (5000, 384, 100), 45, "vit_small_patch16_224", 64, 1000)
 REDUCED = Sizes(2, 100_000, 1000, 384, (500, 48, 10), 45, "vit_small_patch16_224", 16, 1000)
-QUICK = Sizes(1, 300, 50, 16, (60, 8, 3), 3, "vit_tiny_patch16_224", 4, 10)
+QUICK = Sizes(1, 300, 50, 16, (60, 8, 3), 3, "test_vit", 4, 10)
 
 
 def clusters(n: int, width: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ class Sizes:
 
 
 FULL = Sizes(5, "vit_small_patch16_224", (224, 224, *[96] * 10), 4, 8192, 1024, 3, 4)
-QUICK = Sizes(1, "vit_tiny_patch16_224", (32, 32, 32), 2, 64, 32, 1, 1)
+QUICK = Sizes(1, "test_vit", (32, 32, 32), 2, 64, 32, 1, 1)
 
 
 def measure_steps(sizes: Sizes, autocast: bool) -> list[Row]:

@@ -2,7 +2,7 @@
 
 A server imports them and does nothing else; each program is a process forked from it, with a number, an environment,
 a folder and outputs of its own. It is signalled and killed like any other, and ends as Python ends. Tests of what
-happens while a program is being loaded, and of torchrun, start a bare one.
+happens while a program is being loaded, and of torchrun itself, start a bare one.
 """
 
 import json
@@ -114,6 +114,30 @@ def run(words, cwd=None, env=None, timeout=500):
     program = start(words, cwd, env)
     out, err = program.communicate(timeout)
     return subprocess.CompletedProcess(words, program.returncode, out, err)
+
+
+def together(n, words, cwd=None, env=None, timeout=400):
+    """Run a program as n processes that can join one group, told of one another as torchrun tells them.
+
+    Returns what `subprocess.run` returns, outputs in the order of ranks. If one fails the others are killed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    group |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
+    env = {**(os.environ if env is None else env), **group}
+    programs = [start(words, cwd, {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(n)]
+    end = time.monotonic() + timeout
+    while None in (statuses := [program.poll() for program in programs]):
+        if any(statuses) or time.monotonic() > end:
+            break
+        time.sleep(0.05)
+    failed = next(filter(None, statuses), 0)
+    for program in programs:
+        program.kill()
+    said = [program.communicate() for program in programs]
+    assert failed or None not in statuses, f"not done after {timeout} s: {said}"
+    return subprocess.CompletedProcess(words, failed, *("".join(texts) for texts in zip(*said, strict=True)))
 
 
 def serve(control):

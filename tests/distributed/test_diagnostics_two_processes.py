@@ -1,10 +1,8 @@
 """Statistics of a run, in two processes on the CPU (gloo): both get what one process gets from all the rows."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
+import preloaded
 import pytest
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -45,7 +43,5 @@ def test_two_processes_measure_like_one(tmp_path):
         dist.destroy_process_group()
         """)
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    done = preloaded.together(2, [script])
     assert done.returncode == 0, done.stderr[-3000:]

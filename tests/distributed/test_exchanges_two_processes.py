@@ -1,11 +1,9 @@
-"""What two processes (gloo, started by torchrun) tell one another, piece by piece: each gets what one would have."""
+"""What two processes (gloo) tell one another, piece by piece: each gets what one would have."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
+import preloaded
 import pytest
 from PIL import Image
 
@@ -125,7 +123,5 @@ def test_two_processes_tell_one_another_what_one_knows(tmp_path):
     """
     script = tmp_path / "exchanges.py"
     script.write_text("".join(map(textwrap.dedent, (head, REDUCTIONS, WORST, PROBE, FEATURES, SPEED))))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=200)
+    done = preloaded.together(2, [script, tmp_path])
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,10 +1,8 @@
 """Fine-tuning by two processes takes the steps of one."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
+import preloaded
 import pytest
 import torch
 
@@ -44,9 +42,7 @@ SCRIPT = textwrap.dedent("""
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([str(w) for w in command], capture_output=True, text=True, env=environment, timeout=400)
+    done = preloaded.together(2, [script, tmp_path])
     assert done.returncode == 0, done.stderr[-3000:]
     (alone, first), (_, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, parameter in first.items():

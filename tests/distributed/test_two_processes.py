@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo), started by torchrun."""
+"""Two processes on the CPU (gloo)."""
 
 import json
 import os
@@ -68,7 +68,8 @@ def test_reductions(tmp_path):
         dist.destroy_process_group()
         """)
     )
-    torchrun(script)
+    done = preloaded.together(2, [script])
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_processes_train_like_one(tmp_path):
@@ -112,7 +113,7 @@ def test_two_processes_train_like_one(tmp_path):
 
 
 def test_two_processes_agree_to_stop_to_refuse_and_to_go_on(tmp_path):
-    """One start of torchrun: the runs in it begin where the ones before have left their folders."""
+    """One group of processes: the runs in it begin where the ones before have left their folders."""
     script = tmp_path / "agree.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -204,4 +205,5 @@ def test_two_processes_agree_to_stop_to_refuse_and_to_go_on(tmp_path):
         dist.destroy_process_group()
         """)
     )
-    torchrun(script)
+    done = preloaded.together(2, [script])
+    assert done.returncode == 0, done.stderr[-3000:]
