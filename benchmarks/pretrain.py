@@ -58,9 +58,7 @@ class Sizes:
 
 
 FULL = Sizes(3, "vit_small_patch16_224", (224, 224, *[96] * 10), 4, 65_536, 0.3, 2, 40, 4, 2, 16, 2, 6, True)
-QUICK = Sizes(
-    1, "test_vit", (32, 32, 16), 4, 256, 0.3, 1, 5, 1, 1, 4, 1, 2, False, ("--model.options.depth=1",)
-)
+QUICK = Sizes(1, "test_vit", (32, 32, 16), 4, 256, 0.3, 1, 5, 1, 1, 4, 1, 2, False, ("--model.options.depth=1",))
 
 
 def share_table(normalizer: float, step: float, quick: bool) -> str:
