@@ -90,14 +90,15 @@ ON_PHONE = {
         }
         return found; }""",
     "units": """() => {
-        const found = [];
-        for (const cell of document.querySelectorAll('.bd-article td')) for (const text of cell.childNodes) {
-          const number = text instanceof Text && text.data.match(/[\\d.]+\\s(?:[nµm]?s|h|%|[KMG]i?B|±)(?!\\w)/);
-          if (!number) continue;
-          const range = document.createRange();
-          range.setStart(text, number.index);
-          range.setEnd(text, number.index + number[0].length);
-          if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) found.push(number[0]);
+        const found = [], number = /[\\d.]+\\s(?:[nµm]?s|h|%|[KMG]i?B|±)(?!\\w)/g;
+        for (const cell of document.querySelectorAll('.bd-article td')) {
+          const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+          while (walk.nextNode()) for (const match of walk.currentNode.data.matchAll(number)) {
+            const range = document.createRange();
+            range.setStart(walk.currentNode, match.index);
+            range.setEnd(walk.currentNode, match.index + match[0].length);
+            if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) found.push(match[0]);
+          }
         }
         return found; }""",
 }
