@@ -24,7 +24,7 @@
     const output = fold.parentElement.querySelector(".cell_output");
     const held = code.includes(BEGIN) ? `an answer to ${exercise}`
       : code.includes(': passed")') ? `the check of ${exercise}`
-      : output?.querySelector("figure, svg, canvas, img") ? "the code of this figure"
+      : output?.querySelector("figure, canvas, img, .text_html svg") ? "the code of this figure"
       : `the code of ${output ? "this output" : first}`;
     fold.querySelector("summary > .collapsed").textContent = `Show ${held}`;
     fold.querySelector("summary > .expanded").textContent = `Hide ${held}`;

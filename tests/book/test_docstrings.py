@@ -71,7 +71,8 @@ def test_parameters_that_are_something_together_stay_together():
     tree = nodes.document("", "")
     tree += [nodes.paragraph("", line) for line in lines if line]
     rejoin(None, tree)
-    assert "\n\nn, m : int\n\n" in tree.astext() and "\n\na, b\n\n" in tree.astext()
+    assert "\n\nn, m : int\n\n" in tree.astext()
+    assert "\n\na, b\n\n" in tree.astext()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,8 @@ def test_what_a_class_has_from_elsewhere_is_left_out():
     def shown(owner, name):
         return skip(None, "class", name, vars(owner)[name], False, None) is None
 
-    assert shown(VonMisesFisher, "log_prob") and shown(VonMisesFisher, "mean")
+    assert shown(VonMisesFisher, "log_prob")
+    assert shown(VonMisesFisher, "mean")
     assert not shown(torch.distributions.Distribution, "cdf")
     assert not shown(tuple, "index")  # a built-in method has no module
     assert not shown(Household, "gender")  # "Alias for field number 1"
