@@ -75,7 +75,7 @@ ON_PHONE = {
         e.querySelector('mjx-container').getBoundingClientRect().left < e.getBoundingClientRect().left - 1)
         .map(e => e.id)""",
     "formulas in sentences": """() => [...document.querySelectorAll('.bd-article span.math')].filter(e =>
-        !e.closest('figure, .output, .pst-scrollable-table-container') && e.getBoundingClientRect().right > innerWidth)
+        e.querySelector('mjx-container')?.getBoundingClientRect().right > e.getBoundingClientRect().right + 2)
         .map(e => e.textContent)""",
     "words broken in tables": """() => {
         const found = [];
@@ -473,8 +473,8 @@ PLANTED = [  # a gate, where it looks, and a defect
      ".forEach(e => e.tabIndex = -1)"),
     (ON_PHONE, "formulas begin", {"viewport": PHONE}, "document.querySelectorAll('.bd-article div.math')"
      ".forEach(e => e.style.flexDirection = 'row-reverse')"),
-    (ON_PHONE, "formulas in sentences", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', "
-     "'<p><span class=math style=\"display:inline-block;width:500px\">x</span></p>')"),
+    (ON_PHONE, "formulas in sentences", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<p>"
+     "<span class=math><mjx-container style=\"display:inline-block;min-width:500px\"></mjx-container></span></p>')"),
     (ON_PHONE, "words broken in tables", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<table><tr>"
      "<td style=\"max-width:9px;padding:0;overflow-wrap:anywhere\">word</td></tr></table>')"),
     (ON_PHONE, "units", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<table><tr>"
