@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "tools"))
 
 import docstrings
+import tables
 from api import write_pages
 from chapters import MACROS
 from launch import theme_options
@@ -132,6 +133,9 @@ def setup(app: Sphinx) -> None:
     app.connect("builder-inited", add_reference)
     app.connect("autodoc-process-docstring", docstrings.before, priority=400)
     app.connect("autodoc-process-docstring", docstrings.after, priority=600)
+    app.connect("autodoc-process-signature", docstrings.signature)
     app.connect("autodoc-skip-member", docstrings.skip)
+    app.connect("doctree-read", docstrings.rejoin)
+    app.connect("doctree-read", tables.join)
     app.connect("env-get-updated", number_by_chapter, priority=900)
     app.connect("html-page-context", describe)

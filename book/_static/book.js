@@ -1,7 +1,9 @@
-// What the pages need beyond their theme: sliders that say their value, names for screen readers, formulas that keep
-// their commas, and paper.
+// What the pages need beyond their theme: sliders that say their value, names for folds and screen readers, formulas
+// that keep their commas, and paper.
 (() => {
   "use strict";
+  const [BEGIN, END] = ["### BEGIN SOLUTION", "### END SOLUTION"];
+  const LONG = 32; // lines of code: half a sheet
 
   // A slider's number can be an index or an exponent; what it means stands in the <output> beside it.
   const tell = (slider) => {
@@ -13,6 +15,19 @@
     const copy = () => slider.setAttribute("aria-valuetext", output.textContent.trim());
     new MutationObserver(copy).observe(output, { childList: true, characterData: true, subtree: true });
     copy();
+  };
+
+  // A fold is called by what it holds.
+  const callFold = (fold, exercise) => {
+    const code = fold.querySelector("pre").textContent;
+    const first = code.match(/^(?:def |class )?(?!(?:from|import|for|with|assert|print)\b)(\w+)/m)?.[1] ?? "the cell";
+    const output = fold.parentElement.querySelector(".cell_output");
+    const held = code.includes(BEGIN) ? `an answer to ${exercise}`
+      : code.includes(': passed")') ? `the check of ${exercise}`
+      : output?.querySelector("figure, canvas, img, .text_html svg") ? "the code of this figure"
+      : `the code of ${output ? "this output" : first}`;
+    fold.querySelector("summary > .collapsed").textContent = `Show ${held}`;
+    fold.querySelector("summary > .expanded").textContent = `Hide ${held}`;
   };
 
   // Names and roles that the theme or a notebook's reader gives wrongly.
@@ -31,6 +46,11 @@
       text.textContent = text.textContent.trimStart();
       link.before(" ");
     });
+    let exercise = "";
+    document.querySelectorAll(".bd-article :is(.exercise > .admonition-title, details.hide)").forEach((found) => {
+      if (found.matches(".hide")) callFold(found, exercise);
+      else exercise = found.textContent.match(/Exercise [\d.]+/)?.[0] ?? "the exercise";
+    });
     const brand = document.querySelector(".bd-sidebar-primary .navbar-brand");
     if (brand) {
       brand.parentElement.setAttribute("role", "navigation");
@@ -38,8 +58,34 @@
     }
   };
 
+  // An answer in the cell of an exercise stands in the solution too, which is enough on paper; and a long cell may be
+  // divided there.
+  const prepare = () => {
+    document.querySelectorAll(".bd-article .cell_input pre").forEach((code) => {
+      code.closest(".cell_input").classList.toggle("long", code.textContent.split("\n").length > LONG);
+      const comments = [...code.querySelectorAll("span.c1")];
+      comments.filter((comment) => comment.textContent === BEGIN).forEach((begin) => {
+        const follows = (comment) => begin.compareDocumentPosition(comment) & Node.DOCUMENT_POSITION_FOLLOWING;
+        const end = comments.find((comment) => comment.textContent === END && follows(comment));
+        const range = document.createRange();
+        range.setStartBefore(begin);
+        range.setEndAfter(end);
+        const given = document.createElement("span");
+        given.className = "given";
+        range.surroundContents(given);
+        const answer = document.createElement("span");
+        answer.className = "answer";
+        given.replaceWith(answer);
+        answer.append(given);
+      });
+    });
+  };
+
   // A formula in a sentence keeps its comma: a browser may break the line between any box and what stands beside it.
   const hold = () => {
+    document.querySelectorAll(".bd-article code.literal span.pre").forEach((word) => {
+      if (/^-.{1,30}$/.test(word.textContent)) word.classList.add("unbroken"); // not after the hyphens of --option
+    });
     document.querySelectorAll(".bd-article span.math").forEach((formula) => {
       const before = formula.previousSibling;
       const after = formula.nextSibling;
@@ -89,6 +135,7 @@
     document.querySelectorAll(".bd-article input[type=range]").forEach(tell);
     name();
     hold();
+    prepare();
   });
   addEventListener("load", async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;

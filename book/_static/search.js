@@ -17,7 +17,8 @@
   // What a section says in its own paragraphs, then as a whole, code included; not what stands in the sections in it.
   const ownTexts = (section) => {
     const copy = section.cloneNode(true);
-    copy.querySelectorAll("section, .headerlink, script, style, h1, h2, h3, h4, div.math").forEach((e) => e.remove());
+    copy.querySelectorAll("section, .headerlink, script, style, h1, h2, h3, h4").forEach((e) => e.remove());
+    copy.querySelectorAll("div.math").forEach((e) => e.replaceWith(" … "));
     copy.querySelectorAll(".math").forEach((e) => e.replaceWith(plainFormula(e.textContent)));
     return [...copy.querySelectorAll("p, dt"), copy].map((e) => e.textContent.replace(/\s+/g, " ").trim());
   };
@@ -39,7 +40,8 @@
     const start = from ? text.indexOf(" ", from) + 1 : 0;
     const line = document.createElement("p");
     line.className = "context";
-    line.textContent = `${start ? "… " : ""}${text.slice(start, start + 220).trim()}${start + 220 < text.length ? " …" : ""}`;
+    const end = start + 220 < text.length ? text.lastIndexOf(" ", start + 220) : text.length; // no half word
+    line.textContent = `${start ? "… " : ""}${text.slice(start, end).trim()}${end < text.length ? " …" : ""}`;
     return line;
   };
 

@@ -40,6 +40,7 @@ Every public function and class of the library, from its docstring. The chapters
 pages say what goes in, in which shape, what comes out, and what is refused.
 
 .. list-table::
+   :class: names
    :widths: auto
 
 """
@@ -57,7 +58,8 @@ class Entry:
         if inspect.isclass(self.thing):
             said = issubclass(self.thing, BaseException) or any(base in public for base in self.thing.__mro__[1:])
             inherited = "" if said else "   :inherited-members:\n"
-            return f".. autoclass:: {self.path}\n   :members:\n{inherited}   :show-inheritance:\n"
+            bases = "" if self.thing.__bases__ == (object,) else "   :show-inheritance:\n"
+            return f".. autoclass:: {self.path}\n   :members:\n{inherited}{bases}"
         if callable(self.thing):
             return f".. autofunction:: {self.path}\n"
         return f".. py:data:: {self.path}\n\n{indent(self.text, '   ')}\n"
@@ -109,7 +111,8 @@ def page(name: str) -> str:
     public = [entry.thing for entry in found]
     head = f"{title}\n{'=' * len(title)}\n\n``vmflearn.{name}``. {inspect.getdoc(package)}\n\n"
     rows = "".join(f"   * - `~{entry.path}`\n     - {entry.summary}\n" for entry in found)
-    return f"{head}.. list-table::\n   :widths: auto\n\n{rows}\n" + "\n".join(e.directive(public) for e in found)
+    table = f".. list-table::\n   :class: names\n   :widths: auto\n\n{rows}\n"
+    return head + table + "\n".join(entry.directive(public) for entry in found)
 
 
 def file_name(name: str) -> str:

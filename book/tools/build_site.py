@@ -8,6 +8,7 @@ a folder beside the output and built with every warning an error.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from vmflearn.paper.rendering import to_markdown
 
 LINKED = ("LICENSE", "CITATION.cff", "book/_static/architecture.svg")
 """Files that pages show or offer, by the names they have in the repository."""
+CAPTION = re.compile(r"^(#+ Table \d+\. .+?)(?:[:;,] | (?=by ))(.+)$", re.M)
+"""The title of a table: what is said first is a heading, the rest a line below it."""
 MEASURED = sorted((BOOK.parent / "benchmarks" / "results").glob("*.md"))
 """What the benchmarks wrote, in the order of their names."""
 
@@ -30,7 +33,8 @@ def include_results(pages: Path) -> None:
     """Put the paper's tables and the benchmarks' files where results.md includes them, as files that are no page."""
     folder = pages / "included"
     folder.mkdir()
-    (folder / "tables.txt").write_text(to_markdown(TABLES.values()), encoding="utf-8")
+    tables = CAPTION.sub(lambda m: f"{m[1]}\n\n{m[2][0].upper()}{m[2][1:]}", to_markdown(TABLES.values()))
+    (folder / "tables.txt").write_text(tables, encoding="utf-8")
     for path in MEASURED:
         shutil.copy2(path, folder / f"{path.stem}.txt")
     page = pages / "results.md"

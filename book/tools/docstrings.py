@@ -1,7 +1,7 @@
 """Docstrings as reStructuredText: they are written to be read in a terminal, where |x| is a length.
 
-Sphinx calls `before` with each docstring as it is written, and `after` when napoleon has turned its sections into
-fields.
+Sphinx calls `before` with each docstring as it is written, `after` when napoleon has turned its sections into fields,
+and `rejoin` with each page when it is read.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from docutils import nodes
+
 SECTION = re.compile(r"^\S.*\n-{3,}$", re.M)
 AS_IT_IS = re.compile(r"(``.*?``|(?::[\w:]+:)?`[^`]*`|\.\. math::(?:.|\n(?!\n\S))*|>>> (?:.(?!\n\n))*)", re.S)
+DEFAULT = re.compile(r"<(?:class '|function )[\w.]*?(\w+)'?>")
 TYPE = re.compile(r"^(\s*:(?:type [^:]+|rtype):) ([^`]+)$")
 
 
@@ -34,6 +37,9 @@ def escaped(text: str) -> str:
     return "".join(parts)
 
 
+PARAMETERS = re.compile(r"^Parameters\n-+\n.*?(?=^\S[^\n]*\n-{3,}$|\Z)", re.M | re.S)
+NAMES = re.compile(r"^\w+(?:, \w+)+(?= :|$)", re.M)
+COMMA = "\ue001"  # in place of one between parameters that are said to be something together: napoleon would part them
 COLON = "\ue000"  # in place of one in a property's first line, which napoleon takes for the end of a type
 
 
@@ -44,7 +50,10 @@ def before(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
     introduction = literal_blocks(text[:start])
     pieces = re.split(r"(^::\n\n(?:   .*\n?|\n(?=   ))*)", introduction, flags=re.M)
     pieces[::2] = map(escaped, pieces[::2])
-    lines[:] = ("".join(pieces) + escaped(text[start:])).split("\n")
+    sections = PARAMETERS.sub(
+        lambda found: NAMES.sub(lambda names: names[0].replace(", ", COMMA), found[0]), escaped(text[start:])
+    )
+    lines[:] = ("".join(pieces) + sections).split("\n")
     if what in ("property", "attribute"):
         lines[0] = lines[0].replace(":", COLON)
 
@@ -54,7 +63,22 @@ def after(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[
     lines[:] = [TYPE.sub(r"\1 ``\2``", line).replace(COLON, ":") for line in lines]
 
 
+def rejoin(app: Any, document: nodes.document) -> None:
+    """Put commas back between the names of parameters."""
+    for text in list(document.findall(nodes.Text)):
+        if COMMA in text:
+            text.parent.replace(text, nodes.Text(text.replace(COMMA, ", ")))
+
+
+def signature(
+    app: Any, what: str, name: str, thing: Any, options: Any, arguments: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Show a class or function that is a default by its name: `str` for "<class 'str'>"."""
+    return arguments and DEFAULT.sub(r"\1", arguments), returned
+
+
 def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out what a class has from another library."""
-    home = getattr(getattr(thing, "fget", thing), "__module__", None) or "vmflearn"
-    return None if home.startswith("vmflearn") else True
+    """Leave out what a class has from another library, and a named tuple's fields, which its docstring lists."""
+    owner = getattr(thing, "__objclass__", None)  # a built-in method has this and no module
+    home = getattr(getattr(thing, "fget", thing), "__module__", None) or getattr(owner, "__module__", "vmflearn")
+    return None if home.startswith("vmflearn") and type(thing).__name__ != "_tuplegetter" else True

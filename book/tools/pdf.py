@@ -49,6 +49,7 @@ REACHABLE = """ids => {
     const link = links.appendChild(document.createElement('a'));
     link.href = '#' + id;
     link.textContent = '.';
+    link.style.textDecoration = 'none';
   }
   document.querySelector('.bd-article').append(links);
   return headings;

@@ -2,9 +2,13 @@
 
 import docutils.core
 import pytest
+import torch
 from api import Entry, entries
-from docstrings import after, before
+from docstrings import after, before, rejoin, signature, skip
 from docutils import nodes
+
+from vmflearn.data import Household
+from vmflearn.sphere import VonMisesFisher
 
 DOCSTRING = """\
 Scores of a row, s = g |v| over all x_ of it.
@@ -58,6 +62,19 @@ def test_sections_are_left_to_napoleon():
     assert text.count("\n::\n") == 1
 
 
+def test_parameters_that_are_something_together_stay_together():
+    text = "Sum.\n\nParameters\n----------\nn, m : int\n    At least 1 and 2.\na, b\n    More, and so on.\n"
+    lines = [*text.split("\n"), "Raises", "------", "OSError, ValueError", "    If not."]
+    before(None, "function", "f", None, None, lines)
+    assert not [line for line in lines if line.startswith(("n, m", "a, b"))]  # napoleon would part them
+    assert "OSError, ValueError" in lines
+    tree = nodes.document("", "")
+    tree += [nodes.paragraph("", line) for line in lines if line]
+    rejoin(None, tree)
+    assert "\n\nn, m : int\n\n" in tree.astext()
+    assert "\n\na, b\n\n" in tree.astext()
+
+
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
@@ -79,6 +96,30 @@ def test_a_colon_in_a_property_is_no_end_of_a_type():
     assert ":" not in lines[0]
     after(None, "property", "p", None, None, lines)
     assert lines == ["The zero vector: the centre."]
+
+
+def test_what_a_class_has_from_elsewhere_is_left_out():
+    def shown(owner, name):
+        return skip(None, "class", name, vars(owner)[name], False, None) is None
+
+    assert shown(VonMisesFisher, "log_prob")
+    assert shown(VonMisesFisher, "mean")
+    assert not shown(torch.distributions.Distribution, "cdf")
+    assert not shown(tuple, "index")  # a built-in method has no module
+    assert not shown(Household, "gender")  # "Alias for field number 1"
+
+
+def test_a_class_as_default_is_its_name():
+    arguments = "(x, layer=<class 'timm.layers.mlp.Mlp'>, *, read=<function _output>, name=<class 'str'>, k=<factory>)"
+    shown = "(x, layer=Mlp, *, read=_output, name=str, k=<factory>)"
+    assert signature(None, "function", "f", None, None, arguments, None) == (shown, None)
+    assert signature(None, "class", "C", None, None, None, None) == (None, None)
+
+
+def test_a_class_without_bases_names_none():
+    directives = {entry.path: entry.directive([]) for entry in entries("sphere") + entries("data")}
+    assert ":show-inheritance:" in directives["vmflearn.sphere.VonMisesFisher"]
+    assert ":show-inheritance:" not in directives["vmflearn.data.Photos"]
 
 
 def test_public_is_what_a_package_lists_or_defines():

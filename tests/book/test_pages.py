@@ -28,7 +28,7 @@ from labels import chapter_labels
 pytestmark = pytest.mark.slow
 TEXT_PAGES = sorted(path.stem for path in SRC.glob("*.md") if path.stem not in chapter_names())
 REFERENCE = ["api", *map(file_name, PACKAGES)]
-PAGES = [*TEXT_PAGES, *chapter_names(), "api", "api_sphere", "api_ssl"]  # the other pages of the reference are alike
+PAGES = [*TEXT_PAGES, *chapter_names(), "api", "api_sphere", "api_ssl", "api_weights"]  # the others are alike
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 LOCAL_MATHJAX = BOOK / "_static" / "mathjax" / "tex-chtml.js"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -59,6 +59,12 @@ GATES = {
         return (!e.labels.length && !e.ariaLabel) || (read && e.ariaValueText !== read.textContent.trim());
         }).map(e => e.id)""",
     "description": """() => document.querySelectorAll('meta[name=description]').length === 1 ? [] : ['not one']""",
+    "headings": """() => [...document.querySelectorAll('.bd-article section > :is(h1, h2, h3, h4)')]
+        .map(e => e.textContent).filter(text => text.length > 90)""",
+    "folds in a row": """() => {
+        const called = cell => cell?.querySelector('details.hide > summary > .collapsed')?.textContent;
+        return [...document.querySelectorAll('.bd-article div.cell')].map(cell => [cell, cell.nextElementSibling])
+          .filter(([one, next]) => called(one) && called(one) === called(next)).map(([one]) => called(one)); }""",
 }
 ON_PHONE = {
     "page": """() => document.documentElement.scrollWidth <= 390 ? [] : [document.documentElement.scrollWidth]""",
@@ -68,6 +74,9 @@ ON_PHONE = {
     "formulas begin": """() => [...document.querySelectorAll('.bd-article div.math')].filter(e =>
         e.querySelector('mjx-container').getBoundingClientRect().left < e.getBoundingClientRect().left - 1)
         .map(e => e.id)""",
+    "formulas in sentences": """() => [...document.querySelectorAll('.bd-article span.math')].filter(e =>
+        e.querySelector('mjx-container')?.getBoundingClientRect().right > e.getBoundingClientRect().right + 2)
+        .map(e => e.textContent)""",
     "words broken in tables": """() => {
         const found = [];
         for (const cell of document.querySelectorAll('.bd-article td, .bd-article th')) {
@@ -80,8 +89,33 @@ ON_PHONE = {
           }
         }
         return found; }""",
+    "units": """() => {
+        const found = [], number = /[\\d.]+\\s(?:[nµm]?s|h|%|[KMG]i?B|±)(?!\\w)/g;
+        for (const cell of document.querySelectorAll('.bd-article td')) {
+          const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+          while (walk.nextNode()) for (const match of walk.currentNode.data.matchAll(number)) {
+            const range = document.createRange();
+            range.setStart(walk.currentNode, match.index);
+            range.setEnd(walk.currentNode, match.index + match[0].length);
+            if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) found.push(match[0]);
+          }
+        }
+        return found; }""",
 }
 ON_PAPER = {
+    "fading": """() => [...document.querySelectorAll('.bd-article details.hide > :not(summary)')]
+        .filter(e => getComputedStyle(e).animationName !== 'none' || getComputedStyle(e).opacity !== '1')
+        .map(e => e.textContent.slice(0, 60))""",
+    "answers": """() => [...document.querySelectorAll('.bd-article .cell_input pre')].map(e => e.innerText)
+        .filter(text => text.includes('### BEGIN SOLUTION'))""",
+    "division": """() => [...document.querySelectorAll('.bd-article :is(table, .cell_input pre)')]
+        .filter(e => e.matches('table') ? e.rows.length > 12 : e.textContent.split('\\n').length > 40)
+        .filter(e => { for (let box = e; box.matches('.bd-article *'); box = box.parentElement) {
+          const style = getComputedStyle(box);
+          if (style.breakInside !== 'auto' || style.overflowX !== 'visible') return true; } })
+        .map(e => e.textContent.slice(0, 60))""",
+    "title": """() => [...document.querySelectorAll('#jb-print-docs-body h1')]
+        .filter(e => parseFloat(getComputedStyle(e).marginBottom) < 10).map(e => e.textContent)""",
     "folds": """() => [...document.querySelectorAll('.bd-article details:not([open]), .bd-article .toggle-hidden')]
         .map(e => e.textContent.slice(0, 60))""",
     "code": """() => [...document.querySelectorAll('.bd-article div.highlight pre')]
@@ -226,10 +260,12 @@ def test_pages_are_those_of_the_table_of_contents(site):
 @pytest.mark.parametrize("name", PACKAGES)
 def test_reference_says_something_of_every_public_name(site, name):
     page = (site / f"{file_name(name)}.html").read_text()
+    assert not re.search(r"[\ue000-\uf8ff]", page)  # what docstrings.py puts in place of other characters
     for entry in entries(name):
         place = page.partition(f'id="{entry.path}"')[2].partition('<dt class="sig')[0]
         words = re.findall(r"\w+", re.sub(r"<[^>]+>", " ", place.partition("<dd>")[2]))
         assert len(words) > 3, entry.path
+        assert "see above" not in place, entry.path  # above is its module, of which the page says nothing
 
 
 @pytest.mark.parametrize("name", chapter_names())
@@ -429,13 +465,27 @@ PLANTED = [  # a gate, where it looks, and a defect
      "{textContent: '.bd-article div.highlight pre { font-size: 1rem !important }'}))"),
     (GATES, "slider values", {}, "article.querySelector('input[type=range]').ariaValueText = '7'"),
     (GATES, "description", {}, "document.querySelector('meta[name=description]').remove()"),
+    (GATES, "headings", {}, "article.querySelector('section > h2').append('one word after the other, '.repeat(4))"),
+    (GATES, "folds in a row", {}, "article.querySelectorAll('details.hide > summary > .collapsed')"
+     ".forEach(e => e.textContent = 'Show code')"),
     (ON_PHONE, "page", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<p style=width:800px>a</p>')"),
     (ON_PHONE, "formulas", {"viewport": PHONE}, "document.querySelectorAll('.bd-article div.math')"
      ".forEach(e => e.tabIndex = -1)"),
     (ON_PHONE, "formulas begin", {"viewport": PHONE}, "document.querySelectorAll('.bd-article div.math')"
      ".forEach(e => e.style.flexDirection = 'row-reverse')"),
+    (ON_PHONE, "formulas in sentences", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<p>"
+     "<span class=math><mjx-container style=\"display:inline-block;min-width:500px\"></mjx-container></span></p>')"),
     (ON_PHONE, "words broken in tables", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<table><tr>"
      "<td style=\"max-width:9px;padding:0;overflow-wrap:anywhere\">word</td></tr></table>')"),
+    (ON_PHONE, "units", {"viewport": PHONE}, "article.insertAdjacentHTML('beforeend', '<table><tr>"
+     "<td style=\"max-width:30px;padding:0\">12.53 ms</td></tr></table>')"),
+    (ON_PAPER, "fading", {"media": "print"}, "article.querySelectorAll('details.hide > :not(summary)')"
+     ".forEach(e => e.style.setProperty('animation', 'collapsed-fade-in 9s', 'important'))"),
+    (ON_PAPER, "answers", {"media": "print"}, "article.querySelectorAll('.given').forEach(e => e.className = '')"),
+    (ON_PAPER, "division", {"media": "print"}, "article.insertAdjacentHTML('beforeend', "
+     "'<table style=break-inside:avoid>' + '<tr><td>a</td></tr>'.repeat(13) + '</table>')"),
+    (ON_PAPER, "title", {"media": "print"}, "document.querySelector('#jb-print-docs-body h1').style"
+     ".setProperty('margin', '0', 'important')"),
     (ON_PAPER, "folds", {"media": "print"}, "article.querySelector('details').open = false"),
     (ON_PAPER, "code", {"media": "print", "viewport": PAPER},
      "article.querySelectorAll('pre').forEach(e => e.style.whiteSpace = 'pre')"),

@@ -32,11 +32,21 @@ _MALE = (
 
 
 class Household(NamedTuple):
-    """What `load_household` returns."""
+    """What `load_household` returns.
 
-    X: np.ndarray  # (40, 3) float64, rows of unit length
-    gender: np.ndarray  # (40,) int64, 0 = woman, 1 = man
-    feature_names: tuple[str, ...]  # of the columns of X
+    Attributes
+    ----------
+    X : ndarray, (40, 3) float64
+        Rows of unit length.
+    gender : ndarray, (40,) int64
+        0 = woman, 1 = man.
+    feature_names : tuple of str
+        Of the columns of X.
+    """
+
+    X: np.ndarray
+    gender: np.ndarray
+    feature_names: tuple[str, ...]
 
 
 def load_household() -> Household:
@@ -51,7 +61,8 @@ def load_household() -> Household:
 
     Notes
     -----
-    T. Hothorn and B. S. Everitt, "A Handbook of Statistical Analyses Using R", 3rd edition, Chapman & Hall/CRC 2014.
+    From "A Handbook of Statistical Analyses Using R" by T. Hothorn and B. S. Everitt, 3rd edition, Chapman & Hall/CRC
+    2014.
 
     Examples
     --------

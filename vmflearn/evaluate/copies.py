@@ -27,7 +27,7 @@ EIGENVALUE_FLOOR = 1e-5
 
 
 def copy_descriptors(backbone: nn.Module, images: Tensor) -> Tensor:
-    """Class tokens beside the generalised mean of the patches, see above.
+    """Class tokens beside the generalised mean of the patches, (1/n sum_i max(x_i, 1e-6)^4)^(1/4).
 
     Parameters
     ----------

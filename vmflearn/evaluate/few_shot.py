@@ -68,7 +68,7 @@ def few_shot_hits(
     train_labels, test_labels : Tensor, (n,) and (m,) integers
         From 0.
     penalty : float
-        lambda above.
+        The setting lambda; positive.
     reading : {"msn", "dino"}
         What the penalty and the features mean.
     n_classes : int, optional

@@ -159,7 +159,7 @@ def knn_predict(
     k
         Number of neighbours, 1 to n.
     temperature
-        T above: the smaller, the more the nearest neighbour decides.
+        T of a vote, exp(cosine / T): the smaller, the more the nearest neighbour decides.
     n_classes
         Number of classes; the greatest label plus one if None.
     chunk_size

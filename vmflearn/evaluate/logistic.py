@@ -67,7 +67,9 @@ def logistic_path(
     tolerance: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
 ) -> Iterator[LogisticFit]:
-    """Solve (1) for every strength, from the smallest C on.
+    """Multinomial logistic regression for every strength C, from the smallest on.
+
+    Minimised is the sum of -log softmax(W x_i + b)[y_i] over the images i of a fold, plus |W|^2 / (2 C).
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def logistic_path(
         The greatest label plus one if None.
     intercept : bool
     tolerance : float
-        Of the values of (1), relative; see `minimize`.
+        Of the minimised values, relative; see `minimize`.
     max_steps : int
         For each strength.
 

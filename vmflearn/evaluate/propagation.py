@@ -102,7 +102,7 @@ def propagate_labels(
     k
         Similar patches that count; more where several are as similar as the last of them.
     temperature
-        0.1 above.
+        Of the weight of a patch, exp(cosine / temperature).
 
     Yields
     ------

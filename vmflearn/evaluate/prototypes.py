@@ -36,7 +36,7 @@ class Assignment:
     Attributes
     ----------
     component : Tensor, (n,) int64
-        k(x) above; of equal logits the first.
+        That of the greatest logit; of equal ones the first.
     precision : Tensor, (n,)
         kappa of that component.
     mean : Tensor, (dim,)

@@ -95,7 +95,7 @@ def rank_images(query_features: Tensor, features: Tensor) -> NDArray[np.int64]:
 
 
 def average_precision(positions: ArrayLike, n_positives: int) -> float:
-    """Area under the precision-recall curve of one ranking, see above.
+    """Area under the precision-recall curve of one ranking, by the trapezoidal rule.
 
     Parameters
     ----------

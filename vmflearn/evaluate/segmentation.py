@@ -48,7 +48,11 @@ def boundary(mask: ArrayLike) -> NDArray[np.bool_]:
 
 
 def boundary_accuracy(truth: ArrayLike, mask: ArrayLike) -> float:
-    """F of two masks (height, width) of bool, see above."""
+    """F: how well the boundaries of two masks (height, width) of bool agree; 1 if both masks are empty.
+
+    It is the harmonic mean of precision and recall of boundary pixels. One is right if one of the other mask's lies
+    within ceil(0.008 x diagonal) pixels.
+    """
     a, b = _two_masks(truth, mask)
     radius = math.ceil(TOLERANCE * math.hypot(*a.shape))
     true, found = (np.argwhere(boundary(m)) for m in (a, b))

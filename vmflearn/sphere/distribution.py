@@ -196,7 +196,10 @@ class VonMisesFisher(DirectedDistribution):
         return pathwise(self.loc, self.concentration, sample, tangent, gap)
 
     def entropy(self) -> Tensor:
-        r"""Differential entropy :math:`-\log C_p(\kappa) - \kappa A_p(\kappa) = -\log C_p(0) - E + \kappa(1 - A)`."""
+        r"""Differential entropy :math:`-\log C_p(\kappa) - \kappa A_p(\kappa)`.
+
+        It is computed as :math:`-\log C_p(0) - E + \kappa(1 - A)`.
+        """
         _, kappa, infinite = self.working_parameters()
         below = spread(kappa, self.dim) - anywhere(kappa, self.dim, "excess")
         return torch.where(infinite, -torch.inf, below - log_normalizer_at_zero(self.dim)).to(self.dtype)

@@ -140,7 +140,7 @@ class HypersphericalUniform(Distribution):
     sample = rsample
 
     def entropy(self) -> Tensor:
-        """Differential entropy, the logarithm of the area of the sphere; (...)."""
+        """Differential entropy, the logarithm of the area of the sphere, of shape (...)."""
         return self._pole.new_full(self._batch_shape, -log_normalizer_at_zero(self.dim))
 
     def __repr__(self) -> str:

@@ -38,10 +38,10 @@ from vmflearn.sphere.online import blend, per_unit_weight, step_size
 class VonMisesFisherMixture(FittedMixture, DensityMixin, BaseEstimator):
     r"""Mixture of von Mises-Fisher components, fitted by expectation-maximisation.
 
-    f(x) = sum_k pi_k C_p(kappa_k) exp(kappa_k <mu_k, x>)   on the unit sphere in R^p,  p >= 2
+        f(x) = sum_k pi_k C_p(kappa_k) exp(kappa_k <mu_k, x>)
 
-    with responsibilities as in Eq. 2 of the paper. All log-likelihoods are with respect to surface measure: they
-    contain log C_p(0), the density of the uniform distribution.
+    on the unit sphere in R^p, p >= 2, with responsibilities as in Eq. 2 of the paper. All log-likelihoods are with
+    respect to surface measure: they contain log C_p(0), the density of the uniform distribution.
 
     Parameters
     ----------

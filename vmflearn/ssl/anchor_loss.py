@@ -15,7 +15,8 @@ from vmflearn.distributed import log_mean_exp_over_processes
 def msn_loss(anchor_logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy and mean-entropy term.
 
-        CE = 1/(V n)  sum_v sum_b  -<q_b, log p_vb>,        R = ln K - H(p_bar),        p_bar = mean of p_vb
+        CE = 1/(V n)  sum_v sum_b  -<q_b, log p_vb>,
+        R = ln K - H(p_bar),        p_bar = mean of p_vb
 
     the means over the V anchor views, the batch and, for p_bar, all processes. R is not a mean over images, so it needs
     the whole batch at once. Its gradient is <log p_bar + 1, d p_bar>: with p_bar held fixed in the logarithm and each

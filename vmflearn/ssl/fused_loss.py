@@ -25,7 +25,8 @@ def prototype_loss(
     With Q_v the sum of the targets that crop v meets, logits s_v = W y_v + log C, their largest m_v, Z_v =
     sum_k exp(s_vk - m_v) and N = batch (2 crops - 2),
 
-        L = 1/N  sum_v,b  |Q_v|_1 log Z_v + sum_k Q_vk (m_v - s_vk),    dL/ds_v = (|Q_v|_1/Z_v exp(s_v - m_v) - Q_v)/N
+        L = 1/N  sum_v,b  |Q_v|_1 log Z_v + sum_k Q_vk (m_v - s_vk),
+        dL/ds_v = (|Q_v|_1/Z_v exp(s_v - m_v) - Q_v)/N
 
     No term of the loss is negative: <Q_v, s_v> and the log-sum-exp apart would round to the size of the logits, and a
     small difference of the two would be lost. m_v grows from chunk to chunk, and what came before moves with it.

@@ -36,7 +36,8 @@ def patch_weights(masks: Tensor) -> Tensor:
 def patch_loss(y: Tensor, prototypes: Prototypes, temperature: float, teacher_probs: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy of rows, each against a target of its own and with a weight of its own.
 
-        L = sum_r  a_r  -<q_r, log softmax(W y_r + log C)>,        dL/ds_r = a_r (|q_r|_1 softmax(s_r) - q_r)
+        L = sum_r  a_r  -<q_r, log softmax(W y_r + log C)>,
+        dL/ds_r = a_r (|q_r|_1 softmax(s_r) - q_r)
 
     Parameters
     ----------

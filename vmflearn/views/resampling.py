@@ -133,8 +133,8 @@ def crop_canvases(canvases: Tensor, draws: Draws, scale: Tensor, size: int, *, b
     """Cut, resample and flip a crop of every image of a batch of canvases: images of different sizes, padded.
 
     On the CPU each box goes through torchvision's kernel for bytes, whose result is rounded to 256 levels. On a GPU the
-    boxes are brought to one window size and resampled by two batched products (see above), in half precision, which
-    holds 256 levels exactly, and is off by less than that rounding.
+    boxes are brought to one window size and resampled by two batched products (see `resampling_matrix`), in half
+    precision, which holds 256 levels exactly, and is off by less than that rounding.
 
     Parameters
     ----------
