@@ -107,6 +107,7 @@ bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distillation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/views.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/pretrain.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/patches.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/input_pipeline.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/methods_on_photos.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evaluation.py
