@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py` among two processes (gloo): the result is that of one process."""
+"""`scripts/evaluate.py` among two processes (gloo, started by torchrun): the result is that of one process."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-import preloaded
 import pytest
 import torch
 from PIL import Image
@@ -70,7 +69,7 @@ def test_two_processes_find_what_one_finds(files, monkeypatch, capsys):
             assert runpy.run_path(command[0])["main"]() == 0, command
         """)
     )
-    done = preloaded.together(2, [script])
+    done = torchrun(2, str(script))  # whose store outlives the groups that the commands make one after the other
     assert done.returncode == 0, done.stderr[-3000:]
     tables = ""
     for protocol in PROTOCOLS:
