@@ -174,7 +174,7 @@ def main(argv: list[str]) -> None:
         f"# EM to its end\n\n{sizes.rows:,} x {sizes.dim} float32 rows, K = {sizes.components}, to a relative "
         f"{RELATIVE:g} of the objective.\n\n{environment('converge.py', argv, ['torch', 'numpy', 'scipy'])}\n\n"
         f"## Steps\n\n{steps}\n## Two processes\n\nThe last mean length, from rows, one thread a process; medians of "
-        f"{sizes.rounds} turns.\n\n{processes}"
+        f"{sizes.rounds} turns and of their ratios, and the smallest and largest ratio.\n\n{processes}"
     )
     settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / "converge.md").write_text(text, encoding="utf-8")

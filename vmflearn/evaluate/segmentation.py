@@ -48,7 +48,7 @@ def boundary(mask: ArrayLike) -> NDArray[np.bool_]:
 
 
 def boundary_accuracy(truth: ArrayLike, mask: ArrayLike) -> float:
-    """F: how well the boundaries of two masks (height, width) of bool agree; 1 if both masks are empty.
+    """F: how well the boundaries of two masks (height, width) of bool agree; 1 if neither has one.
 
     It is the harmonic mean of precision and recall of boundary pixels. One is right if one of the other mask's lies
     within ceil(0.008 x diagonal) pixels.
